@@ -1,0 +1,41 @@
+// swift-tools-version: 6.2
+import PackageDescription
+
+// Every target is built with these. `HMM_INVARIANT_CHECKS` turns on the self-checks that cost more than a
+// predictable branch (lock ownership, lock order, use of freed frames); debug builds always have them.
+let settings: [SwiftSetting] = [
+    .enableUpcomingFeature("MemberImportVisibility"),
+    .enableUpcomingFeature("ExistentialAny"),
+    .define("HMM_INVARIANT_CHECKS", .when(configuration: .debug)),
+]
+
+let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
+
+let package = Package(
+    name: "swift-hmm",
+    products: [
+        .library(name: "HMM", targets: ["HMM"]),
+        .executable(name: "hmm", targets: ["hmm"]),
+    ],
+    dependencies: [
+        .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
+        .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+    ],
+    targets: [
+        // The few system headers that Swift cannot import, and the context switch of the schedulers.
+        .target(name: "CLinux"),
+        // The core. One module, so that page walks inline; its folders are the architecture.
+        .target(name: "HMM", dependencies: ["CLinux"], swiftSettings: settings),
+        // The scenario language: text, statements, result lines, and the player.
+        .target(name: "HMMScenario", dependencies: ["HMM"], swiftSettings: settings),
+        // The command.
+        .executableTarget(
+            name: "hmm", dependencies: ["HMM", "HMMScenario", "CLinux", argumentParser, logging],
+            swiftSettings: settings),
+        .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
+        .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+    ],
+    swiftLanguageModes: [.v6]
+)
