@@ -23,10 +23,21 @@ struct hmm_waiter {
     intptr_t thread;
 };
 
+/// A suspended flow of control: its stack pointer, and the stack it owns if it has one of its own.
+struct hmm_context {
+    void *_Nullable sp;
+    void *_Nullable stack;
+    size_t stack_bytes;
+    /// ThreadSanitizer's view of the flow; unused otherwise.
+    void *_Nullable fiber;
+};
+
 /// What a thread, real or virtual, carries with it: the locks it holds, its place in a queue, its random state.
 struct hmm_thread {
     /// The scheduler that runs this thread; null for a thread of the system.
     void *_Nullable scheduler;
+    /// Where the thread goes on when it is switched to.
+    struct hmm_context context;
     struct hmm_waiter waiter;
     uint64_t random;
     /// Bit c is set while held_count[c] is not 0.
@@ -66,7 +77,8 @@ static inline struct hmm_thread *_Nonnull hmm_thread_current(void) {
 }
 /// The record of the running virtual thread, or null on a plain thread of the system.
 static inline struct hmm_thread *_Nullable hmm_thread_current_virtual(void) { return hmm_thread_virtual; }
-static inline void hmm_thread_set_virtual(struct hmm_thread *_Nullable t) { hmm_thread_virtual = t; }
+/// The record of the thread of the system, whoever runs on it.
+static inline struct hmm_thread *_Nonnull hmm_thread_home(void) { return &hmm_thread_own; }
 
 static inline struct hmm_waiter *_Nonnull hmm_thread_waiter(struct hmm_thread *_Nonnull t) { return &t->waiter; }
 
@@ -83,6 +95,13 @@ static inline _Bool hmm_held_remove(struct hmm_thread *_Nonnull t, uint32_t c, u
     t->held_objects[c] ^= object;
     if (--t->held_count[c] == 0) { t->held_mask &= ~(1u << c); t->held_objects[c] = 0; }
     return 1;
+}
+/// Forgets held locks and the place in a queue: the thread starts anew.
+static inline void hmm_thread_reset(struct hmm_thread *_Nonnull t) {
+    intptr_t number = t->waiter.thread;
+    t->waiter = (struct hmm_waiter){ .thread = number };
+    t->held_mask = t->held_total = 0;
+    for (int c = 0; c < HMM_LOCK_CLASSES; c++) { t->held_count[c] = 0; t->held_objects[c] = 0; }
 }
 static inline uint32_t hmm_held_count(const struct hmm_thread *_Nonnull t, uint32_t c) { return t->held_count[c]; }
 static inline uintptr_t hmm_held_objects(const struct hmm_thread *_Nonnull t, uint32_t c) { return t->held_objects[c]; }
@@ -131,14 +150,6 @@ int hmm_thread_start(uint64_t *_Nonnull handle, const char *_Nonnull name, size_
 void hmm_thread_join(uint64_t handle);
 void hmm_thread_detach(uint64_t handle);
 
-/// A suspended flow of control: its stack pointer, and the stack it owns if it has one of its own.
-struct hmm_context {
-    void *_Nullable sp;
-    void *_Nullable stack;
-    size_t stack_bytes;
-    /// ThreadSanitizer's view of the flow; unused otherwise.
-    void *_Nullable fiber;
-};
 /// Maps a stack of at least `bytes` with a guard page below it; 0, or an errno.
 int hmm_context_create(struct hmm_context *_Nonnull c, size_t bytes);
 /// Unmaps the stack. Whatever was suspended on it is gone, without unwinding.
@@ -148,4 +159,9 @@ void hmm_context_prepare(struct hmm_context *_Nonnull c, void (*_Nonnull entry)(
                          void *_Nullable argument);
 /// Suspends the running flow in `from` and goes on with `to`.
 void hmm_context_switch(struct hmm_context *_Nonnull from, struct hmm_context *_Nonnull to);
+/// The same for threads of a scheduler and the thread of the system that they run on.
+static inline void hmm_thread_switch(struct hmm_thread *_Nonnull from, struct hmm_thread *_Nonnull to) {
+    hmm_thread_virtual = to->scheduler ? to : NULL;
+    hmm_context_switch(&from->context, &to->context);
+}
 #endif

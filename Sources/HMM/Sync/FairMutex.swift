@@ -24,14 +24,7 @@ public struct FairMutex: ~Copyable, Sendable {
     /// Waits for the lock.
     @inline(__always)
     public func lock() {
-        if Seam.isWatching { return lockWatched(nested: false) }
-        if !takeFast() { lockSlow() }
-    }
-
-    /// As `lock`, holding one lock of the same class that is known to stand outside this one.
-    @inline(__always)
-    public func lockNested() {
-        if Seam.isWatching { return lockWatched(nested: true) }
+        if Seam.isWatching { return lockWatched() }
         if !takeFast() { lockSlow() }
     }
 
@@ -120,10 +113,10 @@ public struct FairMutex: ~Copyable, Sendable {
     }
 
     @inline(never)
-    private func lockWatched(nested: Bool) {
+    private func lockWatched() {
         let address = address
         schedulingPoint(.acquire, on: address)
-        LockOrder.willAcquire(lockClass, address, nested: nested)
+        LockOrder.willAcquire(lockClass, address)
         if !takeFast() { lockSlow() }
         LockOrder.acquired(lockClass, address)
     }

@@ -47,9 +47,6 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
     /// Innermost: small private locks that are held around a few instructions.
     public static let leaf = LockClass(rank: 18)
 
-    /// The number of classes.
-    static let count = 19
-
     /// The name in the tree.
     public var name: String {
         let names: [StaticString] = [

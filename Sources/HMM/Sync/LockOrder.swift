@@ -97,10 +97,6 @@ package enum LockOrder {
         }
     }
 
-    /// Hands a held lock to another thread that will release it: the bookkeeping of this one forgets it.
-    @inline(__always)
-    package static func disowned(_ lockClass: LockClass, _ object: UInt) { released(lockClass, object) }
-
     @inline(never)
     private static func check(_ lockClass: LockClass, _ object: UInt, nested: Bool) {
         guard let thread = Seam.watchedThread else { return }

@@ -20,6 +20,7 @@ public final class SyncThread: Sendable {
 
     /// Starts a thread that runs `body`.
     public static func spawn(name: String, _ body: @Sendable @escaping () -> Void) -> SyncThread {
+        schedulingPoint(.spawn, on: 0)
         let thread = SyncThread(name: name, body: body)
         if Seam.withScheduler({ $0.spawn(name: name) { thread.run() } }) != nil { return thread }
         var handle: UInt64 = 0
