@@ -68,7 +68,9 @@ extern _Thread_local struct hmm_thread hmm_thread_own HMM_INITIAL_EXEC;
 extern _Thread_local struct hmm_thread *_Nullable hmm_thread_virtual HMM_INITIAL_EXEC;
 
 static inline uint32_t hmm_schedulers_running(void) { return __atomic_load_n(&hmm_scheduler_count, __ATOMIC_RELAXED); }
-static inline void hmm_scheduler_count_add(int32_t n) { __atomic_fetch_add(&hmm_scheduler_count, (uint32_t)n, __ATOMIC_SEQ_CST); }
+static inline void hmm_scheduler_count_add(int32_t n) {
+    __atomic_fetch_add(&hmm_scheduler_count, (uint32_t)n, __ATOMIC_SEQ_CST);
+}
 
 /// The record of the running thread: the virtual one's if a scheduler runs it.
 static inline struct hmm_thread *_Nonnull hmm_thread_current(void) {
@@ -124,16 +126,51 @@ static inline void hmm_bucket_lock(struct hmm_bucket *_Nonnull b) {
 }
 static inline void hmm_bucket_unlock(struct hmm_bucket *_Nonnull b) { __atomic_store_n(&b->lock, 0, __ATOMIC_RELEASE); }
 /// Announces a waiter before it looks at its condition; pairs with the fence in hmm_bucket_is_empty.
-static inline void hmm_bucket_enter(struct hmm_bucket *_Nonnull b) { __atomic_fetch_add(&b->count, 1, __ATOMIC_SEQ_CST); }
-static inline void hmm_bucket_leave(struct hmm_bucket *_Nonnull b) { __atomic_fetch_sub(&b->count, 1, __ATOMIC_RELAXED); }
+static inline void hmm_bucket_enter(struct hmm_bucket *_Nonnull b) {
+    __atomic_fetch_add(&b->count, 1, __ATOMIC_SEQ_CST);
+}
+static inline void hmm_bucket_leave(struct hmm_bucket *_Nonnull b) {
+    __atomic_fetch_sub(&b->count, 1, __ATOMIC_RELAXED);
+}
 /// Whether nobody sleeps in the bucket. The caller has already made the waiters' condition false.
 static inline _Bool hmm_bucket_is_empty(struct hmm_bucket *_Nonnull b) {
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
     return __atomic_load_n(&b->count, __ATOMIC_RELAXED) == 0;
 }
 
+// The chain of a bucket is edited here, not in Swift, where writing one field would count as an access to the whole
+// structure and thus to the lock word that others try at the same time.
+
+static inline struct hmm_waiter *_Nullable hmm_bucket_first(const struct hmm_bucket *_Nonnull b) { return b->head; }
+/// The place behind everybody who has ever slept here.
+static inline uint64_t hmm_bucket_next_ticket(struct hmm_bucket *_Nonnull b) { return ++b->next_ticket; }
+/// Puts `w` into the chain in the order of tickets: almost always at the end.
+static inline void hmm_bucket_insert(struct hmm_bucket *_Nonnull b, struct hmm_waiter *_Nonnull w, uintptr_t key,
+                                     uint32_t tag, uint64_t ticket) {
+    struct hmm_waiter **link = &b->head;
+    while (*link && (*link)->ticket < ticket) link = &(*link)->next;
+    w->key = key;
+    w->tag = tag;
+    w->ticket = ticket;
+    __atomic_store_n(&w->woken, 0, __ATOMIC_RELAXED);
+    w->next = *link;
+    *link = w;
+}
+/// Takes `w`, which stands behind `previous` or at the head, out of the chain and puts it at the end of another one.
+static inline void hmm_bucket_take(struct hmm_bucket *_Nonnull b, struct hmm_waiter *_Nullable previous,
+                                   struct hmm_waiter *_Nonnull w, struct hmm_waiter *_Nullable last) {
+    if (previous) previous->next = w->next; else b->head = w->next;
+    w->next = NULL;
+    if (last) last->next = w;
+    hmm_bucket_leave(b);
+}
+
 static inline _Bool hmm_waiter_is_woken(struct hmm_waiter *_Nonnull w) {
     return __atomic_load_n(&w->woken, __ATOMIC_ACQUIRE) != 0;
+}
+/// Wakes a virtual thread, whose scheduler will see to it that it runs.
+static inline void hmm_waiter_mark_woken(struct hmm_waiter *_Nonnull w) {
+    __atomic_store_n(&w->woken, 1, __ATOMIC_RELAXED);
 }
 /// Sleeps until the waiter is woken.
 void hmm_waiter_sleep(struct hmm_waiter *_Nonnull w);

@@ -117,7 +117,7 @@ public final class RoundRobinScheduler: Scheduler {
         guard let next = nextRunnable(after: from) ?? firstToAwake() else { return threads[from].leave() }
         if next == from { return }
         current = next
-        threads[from].give(way: threads[next])
+        threads[from].yield(to: threads[next])
     }
 
     private func nextRunnable(after index: Int) -> Int? {

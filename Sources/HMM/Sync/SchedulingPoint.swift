@@ -24,9 +24,12 @@ public enum SchedulingPoint {
 
 /// Announces a step on the shared object at address `object`, before it is made.
 ///
-/// Without a scheduler this is one predictable branch. Under one, other threads may run before the call returns. Never
-/// call it inside an `inout` or modify access to a class property: two virtual threads in such accesses to one
-/// property are an exclusivity violation, as they would be on two threads of the system.
+/// Without a scheduler this is one predictable branch. Under one, other threads may run before the call returns.
+///
+/// Never reach one (a lock, a wait, a wake is one too) while a stored `var` of a class is being modified in place
+/// (`inout`, a `mutating` method) or borrowed (a noncopyable value). Swift keeps the list of such accesses per thread of
+/// the system: two virtual threads in accesses to one property trap, and a thread that a scheduler abandons would leave
+/// its access in the list. Locks are stored in `let`s, which are not listed.
 @inline(__always)
 public func schedulingPoint(_ kind: SchedulingPoint.Kind, on object: UInt) {
     if hmm_schedulers_running() != 0 { announce(kind, object) }

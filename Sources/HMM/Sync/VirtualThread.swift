@@ -7,7 +7,7 @@ import CLinux
 /// many schedules lets threads finish where it can.
 public final class VirtualThread {
     /// Enough for the deepest path of the core in a debug build; only pages that are touched cost memory.
-    public static let stackBytes = 256 << 10
+    public static let stackBytes = 512 << 10
 
     /// The number by which the scheduler knows the thread.
     public let index: Int
@@ -58,7 +58,7 @@ public final class VirtualThread {
 
     /// Goes on with `other`. Called by the running virtual thread; returns when it is switched to again.
     @inline(__always)
-    public func give(way other: VirtualThread) { hmm_thread_switch(record, other.record) }
+    public func yield(to other: VirtualThread) { hmm_thread_switch(record, other.record) }
 
     /// The number of locks the thread holds.
     public var heldLockCount: Int { Int(record.pointee.held_total) }
@@ -70,7 +70,7 @@ public final class VirtualThread {
         preconditionFailure("a scheduler went on with a finished thread")
     }
 
-    /// Apart from `run`, so that nothing of the body is left on the stack when the thread is switched away from for good.
+    /// Apart from `run`, so that nothing of the body is left on the stack at the last switch away.
     @inline(never)
     private func callBody() {
         let body = body

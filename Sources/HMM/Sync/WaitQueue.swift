@@ -43,7 +43,7 @@ public enum WaitQueue {
         if isShared { hmm_bucket_lock(bucket) }
         defer { if isShared { hmm_bucket_unlock(bucket) } }
         var count = 0
-        var node = bucket.pointee.head
+        var node = hmm_bucket_first(bucket)
         while let waiter = node {
             if waiter.pointee.key == key { count += 1 }
             node = waiter.pointee.next
@@ -66,15 +66,8 @@ public enum WaitQueue {
             if isShared { hmm_bucket_unlock(bucket) }
             return false
         }
-        if ticket == 0 {
-            bucket.pointee.next_ticket += 1
-            ticket = bucket.pointee.next_ticket
-        }
-        waiter.pointee.key = key
-        waiter.pointee.tag = tag
-        waiter.pointee.ticket = ticket
-        waiter.pointee.woken = 0
-        insert(waiter, into: bucket)
+        if ticket == 0 { ticket = hmm_bucket_next_ticket(bucket) }
+        hmm_bucket_insert(bucket, waiter, key, tag, ticket)
         if isShared {
             hmm_bucket_unlock(bucket)
             hmm_waiter_sleep(waiter)
@@ -95,7 +88,7 @@ public enum WaitQueue {
         var woken: UnsafeMutablePointer<hmm_waiter>?
         var lastWoken: UnsafeMutablePointer<hmm_waiter>?
         var previous: UnsafeMutablePointer<hmm_waiter>?
-        var next = bucket.pointee.head
+        var next = hmm_bucket_first(bucket)
         var areMoreLeft = false
         var count = 0
         while let waiter = next {
@@ -108,11 +101,9 @@ public enum WaitQueue {
                 areMoreLeft = true
                 break
             }
-            if let previous { previous.pointee.next = next } else { bucket.pointee.head = next }
-            waiter.pointee.next = nil
-            if let lastWoken { lastWoken.pointee.next = waiter } else { woken = waiter }
+            hmm_bucket_take(bucket, previous, waiter, lastWoken)
+            if lastWoken == nil { woken = waiter }
             lastWoken = waiter
-            hmm_bucket_leave(bucket)
             count += 1
         }
         commit(areMoreLeft)
@@ -130,24 +121,11 @@ public enum WaitQueue {
             if isShared {
                 hmm_waiter_wake(waiter)
             } else {
-                waiter.pointee.woken = 1
+                hmm_waiter_mark_woken(waiter)
                 let index = waiter.pointee.thread
                 _ = Seam.withScheduler { $0.unblock(index) }
             }
         }
-    }
-
-    /// In the order of tickets: almost always at the end.
-    private static func insert(_ waiter: UnsafeMutablePointer<hmm_waiter>, into bucket: UnsafeMutablePointer<hmm_bucket>)
-    {
-        var previous: UnsafeMutablePointer<hmm_waiter>?
-        var next = bucket.pointee.head
-        while let other = next, other.pointee.ticket < waiter.pointee.ticket {
-            previous = other
-            next = other.pointee.next
-        }
-        waiter.pointee.next = next
-        if let previous { previous.pointee.next = waiter } else { bucket.pointee.head = waiter }
     }
 
     /// Whether nobody sleeps in the bucket of `key`. The caller has made its waiters' condition false before.

@@ -173,6 +173,45 @@ func eventually(_ condition: () -> Bool) -> Bool {
         #expect(shared.log.all == [1, 2])
     }
 
+    /// All ways in and out of the lock at random. The word counts what is inside: readers, or a writer as 1000.
+    @Test(arguments: [1, 2, 3, 4] as [UInt64]) func everyMixOfReadersAndWritersIsConsistent(seed: UInt64) {
+        let shared = Guarded()
+        let inside = Atomic<Int>(0)
+        let wrong = Atomic<Int>(0)
+        @Sendable func visit(_ weight: Int) {
+            let before = inside.add(weight, ordering: .relaxed).oldValue
+            if weight == 1000 ? before != 0 : before >= 1000 { wrong.add(1, ordering: .relaxed) }
+        }
+        onThreads(4) { index in
+            var random = seed &* 100 &+ UInt64(index)
+            for _ in 0..<2_000 {
+                let choice = SplitMix.next(&random) % 8
+                if choice < 4 || (choice == 4 && shared.rw.tryLockRead()) {
+                    if choice != 4 { shared.rw.lockRead() }
+                    visit(1)
+                    if choice == 0 { SyncThread.yield() }
+                    inside.subtract(1, ordering: .relaxed)
+                    shared.rw.unlockRead()
+                } else if choice >= 6 || (choice == 5 && shared.rw.tryLockWrite()) {
+                    if choice != 5 { shared.rw.lockWrite() }
+                    visit(1000)
+                    if choice == 7 { SyncThread.yield() }
+                    inside.subtract(1000, ordering: .relaxed)
+                    guard choice == 6 else {
+                        shared.rw.unlockWrite()
+                        continue
+                    }
+                    shared.rw.downgrade()
+                    visit(1)
+                    inside.subtract(1, ordering: .relaxed)
+                    shared.rw.unlockRead()
+                }
+            }
+        }
+        #expect(wrong.load(ordering: .relaxed) == 0)
+        #expect(claim(!shared.rw.isLocked))
+    }
+
     @Test func spinLockLivesInRawMemory() {
         #expect(MemoryLayout<SpinLock>.size == 4 && MemoryLayout<SpinLock>.stride == 4)
         let locks = UnsafeMutablePointer<SpinLock>.allocate(capacity: 8)
