@@ -17,6 +17,7 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case notSupportedYet = 38  // ENOSYS
         case overflow = 75  // EOVERFLOW
         case notSupported = 95  // EOPNOTSUPP
+        case inconsistent = 117  // EUCLEAN
         case poisoned = 133  // EHWPOISON
     }
 
@@ -47,6 +48,7 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case .notSupportedYet: "ENOSYS"
         case .overflow: "EOVERFLOW"
         case .notSupported: "EOPNOTSUPP"
+        case .inconsistent: "EUCLEAN"
         case .poisoned: "EHWPOISON"
         }
     }

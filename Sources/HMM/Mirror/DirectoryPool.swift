@@ -1,0 +1,232 @@
+import Glibc
+import Synchronization
+
+/// What a directory is, beside its 512 words.
+struct DirectoryInfo {
+    /// The directory above; 0 for the root. Immutable from before the directory is linked until it is freed.
+    var parent: UInt32 = 0
+    /// The next directory in the free list or in a limbo list. Guarded by the lock of the pool.
+    var link: UInt32 = 0
+    /// Entries that are valid or directories. Guarded by the directory's lock.
+    var validEntries: UInt32 = 0
+    /// Place in the ring of empties plus 1, or 0. Guarded by the lock of the ring.
+    var listedAt: UInt32 = 0
+    /// First page and level. Immutable from before the directory is linked until it is freed.
+    private var place: UInt64 = 0
+
+    var basePage: PageNumber { PageNumber(place >> 8) }
+    var level: Int { Int(place & 0xff) }
+
+    mutating func setPlace(basePage: PageNumber, level: Int, parent: UInt32) {
+        place = basePage.raw << 8 | UInt64(level)
+        self.parent = parent
+    }
+
+    var pages: PageRange {
+        basePage..<basePage.advanced(by: MirrorGeometry.span(level + 1))
+    }
+}
+
+/// The directories of one mirror: a reserved region of 4 KiB tables, named by their index, with lock and count in flat
+/// arrays beside them. Index 0 is never used.
+///
+/// A directory that was unlinked goes to a limbo list until no reader can see it any more, and then to the free list.
+///
+/// Invariant: INV-MT-FREE: a free directory is all zero, so taking one costs no clearing.
+final class DirectoryPool: @unchecked Sendable {
+    /// Index of no directory.
+    static let none: UInt32 = 0
+    static let bytesPerDirectory =
+        Geometry.pageSizeBytes + MemoryLayout<SpinLock>.stride + MemoryLayout<Atomic<UInt32>>.stride
+        + MemoryLayout<DirectoryInfo>.stride
+
+    let epoch = MirrorEpoch()
+    /// Entry words; those of directory d start at d · 512.
+    private let words: UnsafeMutablePointer<Atomic<UInt64>>
+    private let locks: UnsafeMutablePointer<SpinLock>
+    private let counts: UnsafeMutablePointer<Atomic<UInt32>>
+    private let infos: UnsafeMutablePointer<DirectoryInfo>
+    private let region: UnsafeMutableRawPointer
+    private let regionBytes: Int
+    private let capacity: UInt32
+
+    private let lock = SpinLock(.leaf)
+    // The rest is guarded by `lock`.
+    private var used: UInt32 = 1
+    private var freeHead = DirectoryPool.none
+    private var freeCount = 0
+    /// Lists of unlinked directories, by the phase of their unlinking modulo 3.
+    private let limbo: UnsafeMutablePointer<UInt32>
+    private var limboTotal = 0
+    /// `limboTotal`, to be looked at without the lock.
+    private let limboHint = Atomic<Int>(0)
+
+    /// Reserves address space for `capacity` directories; memory is taken as they are used.
+    init(capacity: Int) {
+        precondition(capacity > 0 && capacity < Int(UInt32.max), "impossible number of directories")
+        let count = capacity + 1
+        let wordBytes = count * Geometry.pageSizeBytes
+        let lockBytes = (count * MemoryLayout<SpinLock>.stride + 63) & ~63
+        let countBytes = (count * MemoryLayout<Atomic<UInt32>>.stride + 63) & ~63
+        let infoBytes = count * MemoryLayout<DirectoryInfo>.stride
+        regionBytes = wordBytes + lockBytes + countBytes + infoBytes
+        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
+        guard let region = mmap(nil, regionBytes, PROT_READ | PROT_WRITE, flags, -1, 0), region != MAP_FAILED else {
+            fatalError("no address space for the directories of a mirror")
+        }
+        self.region = region
+        self.capacity = UInt32(capacity)
+        // SAFETY: the region is zeroed, page aligned and large enough; atomics of zero bits are atomics of value zero;
+        // locks are initialized when their directory is taken first.
+        words = region.bindMemory(to: Atomic<UInt64>.self, capacity: count * MirrorGeometry.entriesPerDirectory)
+        locks = (region + wordBytes).bindMemory(to: SpinLock.self, capacity: count)
+        counts = (region + wordBytes + lockBytes).bindMemory(to: Atomic<UInt32>.self, capacity: count)
+        infos = (region + wordBytes + lockBytes + countBytes).bindMemory(to: DirectoryInfo.self, capacity: count)
+        limbo = .allocate(capacity: 3)
+        limbo.initialize(repeating: Self.none, count: 3)
+    }
+
+    deinit {
+        limbo.deallocate()
+        munmap(region, regionBytes)
+    }
+
+    /// The 512 words of a directory.
+    @inline(__always)
+    func entries(_ directory: UInt32) -> UnsafeMutablePointer<Atomic<UInt64>> {
+        words + Int(directory) * MirrorGeometry.entriesPerDirectory
+    }
+
+    @inline(__always)
+    func lock(_ directory: UInt32) -> UnsafeMutablePointer<SpinLock> { locks + Int(directory) }
+
+    /// Valid entries, protecting iterators, and 1 while it is in the ring of empties (INV-MT-1).
+    @inline(__always)
+    func count(_ directory: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> { counts + Int(directory) }
+
+    @inline(__always)
+    func info(_ directory: UInt32) -> UnsafeMutablePointer<DirectoryInfo> { infos + Int(directory) }
+
+    /// A directory that nobody else knows, all zero, count 1; `none` if the pool is used up.
+    func take() -> UInt32 {
+        var directory = takeFree()
+        if directory == Self.none {
+            collect()
+            directory = takeFree()
+        }
+        guard directory != Self.none else { return directory }
+        counts[Int(directory)].store(1, ordering: .relaxed)
+        return directory
+    }
+
+    private func takeFree() -> UInt32 {
+        lock.lock()
+        defer { lock.unlock() }
+        if freeHead != Self.none {
+            let directory = freeHead
+            freeHead = infos[Int(directory)].link
+            freeCount -= 1
+            return directory
+        }
+        guard used <= capacity else { return Self.none }
+        let directory = used
+        used += 1
+        (locks + Int(directory)).initialize(to: SpinLock(.mirrorDirectory))
+        return directory
+    }
+
+    /// Takes back a directory that was never linked.
+    func giveBack(_ directory: UInt32) {
+        counts[Int(directory)].store(0, ordering: .relaxed)
+        lock.withLock { pushFree(directory) }
+    }
+
+    private func pushFree(_ directory: UInt32) {
+        infos[Int(directory)] = DirectoryInfo()
+        infos[Int(directory)].link = freeHead
+        freeHead = directory
+        freeCount += 1
+    }
+
+    /// Takes a dead directory that was just unlinked; it is free after a grace period.
+    func retire(_ directory: UInt32) {
+        lock.withLock {
+            let list = Int(epoch.current % 3)
+            infos[Int(directory)].link = limbo[list]
+            limbo[list] = directory
+            limboTotal += 1
+            limboHint.store(limboTotal, ordering: .relaxed)
+        }
+    }
+
+    /// Frees what no reader can see any more. Never waits for readers.
+    func collect() {
+        guard limboHint.load(ordering: .relaxed) != 0 else { return }
+        lock.withLock {
+            // Two steps of the phase suffice for everything that is in limbo now.
+            for _ in 0..<2 where limboTotal > 0 {
+                guard epoch.advance() else { break }
+                freeList(Int((epoch.current &- 2) % 3))
+            }
+            limboHint.store(limboTotal, ordering: .relaxed)
+        }
+    }
+
+    private func freeList(_ list: Int) {
+        var next = limbo[list]
+        limbo[list] = Self.none
+        while next != Self.none {
+            let directory = next
+            next = infos[Int(directory)].link
+            limboTotal -= 1
+            pushFree(directory)
+        }
+    }
+
+    /// Waits until everything in limbo is free.
+    func synchronize() {
+        while limboHint.load(ordering: .relaxed) != 0 {
+            epoch.waitForReaders()
+            collect()
+        }
+    }
+
+    /// Gives the memory of free directories back to the host; they stay zero. Answers the number of bytes.
+    func releaseFreeMemory() -> Int {
+        lock.withLock {
+            var directory = freeHead
+            while directory != Self.none {
+                madvise(entries(directory), Geometry.pageSizeBytes, MADV_DONTNEED)
+                directory = infos[Int(directory)].link
+            }
+            return freeCount * Geometry.pageSizeBytes
+        }
+    }
+
+    /// Directories ever used, free, and in limbo. For statistics and checks.
+    var occupancy: (used: Int, free: Int, limbo: Int) {
+        lock.withLock { (Int(used) - 1, freeCount, limboTotal) }
+    }
+
+    /// Every free directory is zero and uncounted, and the list has its length.
+    func checkFreeList() -> [String] {
+        lock.withLock {
+            var found: [String] = []
+            var length = 0
+            var directory = freeHead
+            while directory != Self.none, length <= Int(used) {
+                length += 1
+                let table = entries(directory)
+                for index in 0..<MirrorGeometry.entriesPerDirectory where table[index].load(ordering: .relaxed) != 0 {
+                    found.append("INV-MT-FREE: free directory \(directory) has an entry at \(index)")
+                }
+                if count(directory).pointee.load(ordering: .relaxed) != 0 {
+                    found.append("INV-MT-FREE: free directory \(directory) is counted")
+                }
+                directory = infos[Int(directory)].link
+            }
+            if length != freeCount { found.append("INV-MT-FREE: \(length) free directories, \(freeCount) counted") }
+            return found
+        }
+    }
+}
