@@ -1,0 +1,3 @@
+extension AddressSpace {
+    func collapse(_ pages: PageRange) throws(HMMError) { throw HMMError(.notSupportedYet) }
+}

@@ -1,0 +1,73 @@
+import Synchronization
+
+/// What a reference to a page is for.
+package struct PageReferenceMode: OptionSet, Sendable {
+    package let rawValue: UInt8
+    package init(rawValue: UInt8) { self.rawValue = rawValue }
+    /// The page will be written.
+    package static let write = PageReferenceMode(rawValue: 1)
+    /// The page will be used by DMA for long: it stays mapped where it is, and fork copies it.
+    package static let pin = PageReferenceMode(rawValue: 2)
+    /// A huge leaf is split into single entries first; the folio stays whole.
+    package static let splitHuge = PageReferenceMode(rawValue: 4)
+}
+
+// get_user_pages, pin_user_pages.
+//
+// Kernel: mm/gup.c follow_page_pte, faultin_page, try_grab_folio (6.12). A pin is counted apart from references, for
+// folios of every size, so "may be pinned" is exact.
+
+extension AddressSpace {
+    /// A reference to the page, which is faulted in as an access would. The mmap lock is held.
+    ///
+    /// - Throws: `.badAddress` when nothing is mapped or not with this right, `.poisoned`, `.outOfMemory`.
+    package func reference(_ page: PageNumber, _ mode: PageReferenceMode) throws(HMMError) -> FrameNumber {
+        while true {
+            guard let vma = vmas.find(page) else { throw HMMError(.badAddress, "nothing is mapped there") }
+            if mode.contains(.splitHuge), !vma.isHugetlb, let pmd = tables.entry(page, .pmd), tables.read(pmd).isHugeLeaf {
+                splitHugeLeaf(around: page, in: vma, always: true)
+            }
+            if let frame = grab(page, mode) { return frame }
+            switch fault(Fault(vma: vma, page: page, write: mode.contains(.write), holdsMMapLock: true)) {
+            case .done: continue
+            case .outOfMemory: throw HMMError(.outOfMemory, "no memory to fault the page in")
+            case .busError where leaf(page)?.0.softLeaf?.kind == .poison:
+                throw HMMError(.poisoned, "the page has failed")
+            default: throw HMMError(.badAddress, "the page cannot be had with this right")
+            }
+        }
+    }
+
+    /// Gives back what `reference` took.
+    package func release(_ frame: FrameNumber, _ mode: PageReferenceMode) {
+        if mode.contains(.write) { markDirty(frame) }
+        if mode.contains(.pin) {
+            frames.record(frames.head(of: frame)).pointee.pinCount.subtract(1, ordering: .acquiringAndReleasing)
+        }
+        frames.put(frame)
+    }
+
+    /// The frame that the entry names, referenced, if the entry permits it.
+    private func grab(_ page: PageNumber, _ mode: PageReferenceMode) -> FrameNumber? {
+        var level = PageLevel.pud
+        while let slot = tables.entry(page, level) {
+            if level > .pte, tables.read(slot).isTable {
+                level = level.below
+                continue
+            }
+            tables.lock(slot)
+            defer { tables.unlock(slot) }
+            let entry = tables.read(slot)
+            guard entry.isAccessible, level == .pte || entry.isHugeLeaf,
+                !mode.contains(.write) || entry.isWritable
+            else { return nil }
+            let frame = entry.frame + Int(page.raw & ((1 << UInt64(level.order)) - 1))
+            frames.get(frame)
+            if mode.contains(.pin), !frames.isZeroFrame(frame) {
+                frames.record(frames.head(of: frame)).pointee.pinCount.add(1, ordering: .acquiringAndReleasing)
+            }
+            return frame
+        }
+        return nil
+    }
+}

@@ -1,0 +1,123 @@
+import Synchronization
+
+// Swap: entries that name a slot, and the cache between slots and frames.
+//
+// Kernel: mm/memory.c do_swap_page, mm/swapfile.c folio_free_swap, mm/swap_state.c (6.12).
+
+extension AddressSpace {
+    /// Brings a page back from swap.
+    ///
+    /// The frame is put into the swap cache, locked, before it is read: a second fault on the slot finds it there and
+    /// waits.
+    func swapIn(_ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf) -> FaultOutcome {
+        guard let frame = lockedSwapPage(leaf.swapSlot, pte, leaf) else {
+            return tables.read(pte) == leaf.entry ? .outOfMemory : .done
+        }
+        tables.lock(pte)
+        if tables.read(pte) == leaf.entry { install(fault, pte, leaf, frame) }
+        tables.unlock(pte)
+        frames.unlockFolio(frame)
+        frames.put(frame)
+        return .done
+    }
+
+    /// Replaces the entry. The folio and the table are locked, and the caller holds a reference.
+    private func install(_ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf, _ frame: FrameNumber) {
+        let vma = fault.vma
+        machine.swap.put(leaf.swapSlot)
+        // A writer wants the page for itself; two references are the caller's and the cache's.
+        if fault.write, frames.refCount(frame) == 2 { machine.tryFreeSwap(frame) }
+        let isExclusive = leaf.isSwapExclusive || frames.refCount(frame) == 1
+        if frames.mapping(ofHead: frame) == .none {
+            // A page that others may share is found from the oldest reverse map, which all of them are linked to.
+            let object = isExclusive ? vma.anonVMA! : vma.anonVMA!.root
+            frames.setMapping(frame, .anonymous(object.id), index: vma.index(of: fault.page))
+        }
+        frames.get(frame)
+        frames.addMapping(frame)
+        var entry = PageTableEntry.present(frame).tracking(leaf.entry.trackingBits)
+        if isExclusive {
+            frames.setFlags(frame, FrameFlags.anonExclusive)
+            // Writable at once, even for a read: nobody else can see the page.
+            if vma.isWritable, !entry.isUffdWP { entry = entry.writable() }
+        }
+        if fault.write, entry.isWritable { entry = entry.dirty().softDirty() }
+        tables.set(pte, entry)
+    }
+
+    /// The frame of a slot, locked and referenced. Nil when the entry changed or there is no memory.
+    private func lockedSwapPage(_ slot: SwapSlot, _ pte: EntryPointer, _ leaf: SoftLeaf) -> FrameNumber? {
+        while tables.read(pte) == leaf.entry {
+            if let cached = machine.swap.cachedFrame(slot) {
+                guard frames.tryGet(cached) else { continue }
+                frames.lockFolio(cached)
+                if machine.swap.cachedFrame(slot) == cached { return cached }
+                frames.unlockFolio(cached)
+                frames.put(cached)
+                continue
+            }
+            guard let frame = frames.allocateFolio() else { return nil }
+            let isFirst = frames.tryLockFolio(frame)
+            precondition(isFirst, "a new page was locked")
+            if machine.swap.insertCache(slot, frame) {
+                readSwapped(frame, slot)
+                return frame
+            }
+            frames.unlockFolio(frame)
+            frames.put(frame)
+        }
+        return nil
+    }
+
+    private func readSwapped(_ frame: FrameNumber, _ slot: SwapSlot) {
+        frames.get(frame)  // the reference of the cache
+        frames.record(frame).pointee.swapSlot.store(slot.raw, ordering: .relaxed)
+        frames.setFlags(frame, FrameFlags.swapCache | FrameFlags.upToDate | FrameFlags.onLRU)
+        machine.swap.read(slot, into: frames.bytes(of: frame))
+        machine.statistics.swapIns.add()
+    }
+}
+
+extension Machine {
+    /// Takes a page out of the swap cache. The folio is locked; the caller has a reference besides the cache's.
+    func removeFromSwapCache(_ frame: FrameNumber) {
+        guard frames.hasFlags(frame, FrameFlags.swapCache) else { return }
+        let slot = SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
+        frames.clearFlags(frame, FrameFlags.swapCache)
+        frames.record(frame).pointee.swapSlot.store(0, ordering: .relaxed)
+        // Without its slot the frame holds the only copy.
+        frames.setFlags(frame, FrameFlags.dirty)
+        swap.removeCache(slot)
+        swap.put(slot)
+        frames.put(frame)
+    }
+
+    /// Takes a page out of the swap cache if no entry names its slot. The folio is locked.
+    func tryFreeSwap(_ frame: FrameNumber) {
+        guard frames.hasFlags(frame, FrameFlags.swapCache) else { return }
+        let slot = SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
+        if swap.count(slot) == 1 { removeFromSwapCache(frame) }
+    }
+
+    /// A swap entry went. If that leaves the slot to the cache alone, and nobody maps the page, both go.
+    func dropSwapEntry(_ slot: SwapSlot) {
+        let cached = swap.cachedFrame(slot)
+        swap.put(slot)
+        guard let frame = cached, frames.tryGet(frame) else { return }
+        if frames.tryLockFolio(frame) {
+            if swap.cachedFrame(slot) == frame, frames.mappingCount(frame) == 0 { tryFreeSwap(frame) }
+            frames.unlockFolio(frame)
+        }
+        frames.put(frame)
+    }
+
+    /// Drops the reference of a mapping that is gone; a page that only the swap cache still knew is freed with its slot.
+    func releaseUnmapped(_ frame: FrameNumber) {
+        let head = frames.head(of: frame)
+        if frames.hasFlags(head, FrameFlags.swapCache), frames.mappingCount(head) == 0, frames.tryLockFolio(head) {
+            if frames.mappingCount(head) == 0 { tryFreeSwap(head) }
+            frames.unlockFolio(head)
+        }
+        frames.put(frame)
+    }
+}

@@ -1,0 +1,180 @@
+import Synchronization
+
+/// Why an access of a CPU failed: the signal that a program would get.
+public enum AccessFault: Error, Hashable, Sendable {
+    /// SIGSEGV: nothing is mapped, or not with this right.
+    case segmentationFault
+    /// SIGBUS: beyond the end of a file, a poisoned page, or a page that a device failed to give back.
+    case busError
+    /// The kernel would kill a process to go on.
+    case outOfMemory
+}
+
+/// A CPU that runs in one address space: it caches translations, marks entries young and dirty, and faults.
+///
+/// An access happens inside a *window*: the translation is looked up and used while `window` is odd. Whoever changes
+/// entries calls `flush`, which makes the CPU forget and waits for the window that may still use the old translation
+/// to close. So a page is never read or written through an entry that is gone.
+///
+/// ```
+/// CPU                                   changer of an entry
+/// window := odd
+/// look at flushRequests, forget if moved
+///                                       entry := empty
+///                                       flushRequests += 1
+/// use the cached translation            wait while window is what it was, and odd
+/// window := even                        ─ the old frame may be freed now ─
+/// ```
+///
+/// Used by one thread at a time. `window` and `flushRequests` are the only words that others touch.
+public final class CPU: @unchecked Sendable {
+    public let space: AddressSpace
+    private let frames: FrameTable
+    private let tables: PageTables
+    /// Odd while an access is under way. Pairs with the load in `flush`.
+    private let window = Atomic<UInt64>(0)
+    /// Moved by whoever wants the cached translations gone. Pairs with the load at the start of a window.
+    private let flushRequests = Atomic<UInt64>(0)
+    private var flushesSeen: UInt64 = 0
+    /// Direct-mapped: the page number + 1 of each slot, and its entry.
+    private let cachedPages: UnsafeMutablePointer<UInt64>
+    private let cachedEntries: UnsafeMutablePointer<UInt64>
+    private static let slotCount = 64
+    /// Rounds of faulting after which something is wrong with the model rather than with the luck of this thread.
+    private static let faultLimit = 1_000_000
+
+    init(space: AddressSpace) {
+        self.space = space
+        frames = space.machine.frames
+        tables = space.tables
+        cachedPages = .allocate(capacity: Self.slotCount)
+        cachedPages.initialize(repeating: 0, count: Self.slotCount)
+        cachedEntries = .allocate(capacity: Self.slotCount)
+        cachedEntries.initialize(repeating: 0, count: Self.slotCount)
+    }
+
+    deinit {
+        cachedPages.deallocate()
+        cachedEntries.deallocate()
+    }
+
+    // MARK: Accesses
+
+    /// Runs `body` on the 512 words of the page, with the right that `access` needs, inside one window. `body` uses
+    /// atomic accesses and neither waits nor accesses memory of the address space in another way.
+    public func withPage<Result>(
+        _ page: PageNumber, for access: AccessKind, _ body: (UnsafeMutablePointer<Atomic<UInt64>>) -> Result
+    ) throws(AccessFault) -> Result {
+        for _ in 0..<Self.faultLimit {
+            schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
+            open()
+            if let frame = translate(page, access) {
+                let result = body(frames.words(of: frame))
+                close()
+                return result
+            }
+            close()
+            try fault(page, access)
+        }
+        fatalError("a CPU faulted \(Self.faultLimit) times on one page without getting it: \(page)")
+    }
+
+    /// The word at `address`, which is a multiple of 8.
+    public func load(_ address: VirtualAddress) throws(AccessFault) -> UInt64 {
+        let word = Self.wordIndex(address)
+        return try withPage(PageNumber(containing: address), for: .read) { $0[word].load(ordering: .relaxed) }
+    }
+
+    public func store(_ value: UInt64, at address: VirtualAddress) throws(AccessFault) {
+        let word = Self.wordIndex(address)
+        try withPage(PageNumber(containing: address), for: .write) { $0[word].store(value, ordering: .relaxed) }
+    }
+
+    /// Adds to the word atomically. Answers the old value.
+    public func fetchAdd(_ value: UInt64, at address: VirtualAddress) throws(AccessFault) -> UInt64 {
+        let word = Self.wordIndex(address)
+        return try withPage(PageNumber(containing: address), for: .atomic) {
+            $0[word].wrappingAdd(value, ordering: .acquiringAndReleasing).oldValue
+        }
+    }
+
+    private static func wordIndex(_ address: VirtualAddress) -> Int {
+        precondition(address.raw & 7 == 0, "a word lies at a multiple of 8")
+        return Int(address.raw & 0xfff) >> 3
+    }
+
+    private func fault(_ page: PageNumber, _ access: AccessKind) throws(AccessFault) {
+        space.machine.statistics.cpuFaults.add()
+        switch space.handleFault(at: page, write: access != .read) {
+        case .done: return
+        case .segmentationFault: throw .segmentationFault
+        case .busError: throw .busError
+        case .outOfMemory: throw .outOfMemory
+        case .needsMMapLock: fatalError("a fault under the mmap lock asked for the mmap lock")
+        }
+    }
+
+    // MARK: The window
+
+    @inline(__always)
+    private func open() {
+        window.add(1, ordering: .sequentiallyConsistent)
+        let requests = flushRequests.load(ordering: .sequentiallyConsistent)
+        if requests != flushesSeen {
+            cachedPages.update(repeating: 0, count: Self.slotCount)
+            flushesSeen = requests
+        }
+    }
+
+    @inline(__always)
+    private func close() { window.add(1, ordering: .releasing) }
+
+    /// Makes this CPU forget its translations, and waits until no access uses one of them. Any thread.
+    func flush() {
+        flushRequests.add(1, ordering: .sequentiallyConsistent)
+        let seen = window.load(ordering: .sequentiallyConsistent)
+        guard seen & 1 == 1 else { return }
+        // A window is short and never waits; it cannot be open across a scheduling point.
+        while window.load(ordering: .acquiring) == seen { SyncThread.yield() }
+    }
+
+    /// The frame for an access, from the cache or by a walk that marks the entry as the hardware does. Nil: fault.
+    private func translate(_ page: PageNumber, _ access: AccessKind) -> FrameNumber? {
+        let slot = Int(page.raw) & (Self.slotCount - 1)
+        if cachedPages[slot] == page.raw + 1 {
+            let entry = PageTableEntry(raw: cachedEntries[slot])
+            if access == .read || (entry.isWritable && entry.isDirty) { return entry.frame }
+        }
+        guard let entry = walk(page, access) else { return nil }
+        cachedPages[slot] = page.raw + 1
+        cachedEntries[slot] = entry.raw
+        return entry.frame
+    }
+
+    /// The page-table walk of the hardware: no locks; young and dirty are set atomically. The answer names the 4 KiB
+    /// frame, whatever the size of the leaf.
+    private func walk(_ page: PageNumber, _ access: AccessKind) -> PageTableEntry? {
+        var level = PageLevel.pud
+        while true {
+            guard let slot = tables.entry(page, level) else { return nil }
+            let entry = tables.read(slot)
+            if level > .pte, entry.isTable {
+                level = level.below
+                continue
+            }
+            guard entry.isAccessible, access == .read || entry.isWritable else { return nil }
+            guard mark(slot, entry, access) else { continue }
+            let offset = Int(page.raw & ((1 << UInt64(level.order)) - 1))
+            let marked = access == .read ? entry : entry.dirty()
+            return marked.naming(entry.frame + offset)
+        }
+    }
+
+    private func mark(_ slot: EntryPointer, _ entry: PageTableEntry, _ access: AccessKind) -> Bool {
+        let wanted = access == .read ? entry.young() : entry.young().dirty().softDirty()
+        guard wanted != entry else { return true }
+        return slot.pointee.compareExchange(
+            expected: entry.raw, desired: wanted.raw, ordering: .acquiringAndReleasing
+        ).exchanged
+    }
+}

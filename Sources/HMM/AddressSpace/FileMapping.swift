@@ -1,0 +1,153 @@
+import Synchronization
+
+/// A file of tmpfs, or the memory behind a shared anonymous mapping: its pages and who maps them.
+///
+/// Kernel: struct address_space with struct inode, mm/shmem.c (6.12).
+/// Locks: `invalidateLock` (.invalidate) is held for reading while a page is brought in and mapped, for writing while
+/// a range is truncated; `mapLock` (.iMmap) guards `users`.
+public final class FileMapping: @unchecked Sendable {
+    /// The number by which frames name this file.
+    let id: UInt32
+    let cache: PageCache
+    let invalidateLock = RWLock(.invalidate)
+    let mapLock = RWLock(.iMmap)
+    /// VMAs that map the file.
+    private(set) var users: [VMA] = []
+    let machine: Machine
+
+    init(id: UInt32, pageCount: Int, machine: Machine) {
+        self.id = id
+        self.machine = machine
+        cache = PageCache(pageCount: pageCount, frames: machine.frames)
+    }
+
+    /// Nobody maps the file or holds it any more: its pages go.
+    deinit {
+        for index in 0..<pageCount {
+            switch cache.content(index) {
+            case .empty: continue
+            case .swap(let slot): machine.swap.put(slot)
+            case .frame(let frame): machine.frames.put(frame)
+            }
+        }
+    }
+
+    /// Size of the file in pages: an access beyond gets SIGBUS.
+    public var pageCount: Int { cache.pageCount }
+
+    func insert(_ vma: VMA) { mapLock.withWrite { users.append(vma) } }
+    func remove(_ vma: VMA) { mapLock.withWrite { users.removeAll { $0 === vma } } }
+
+    /// The page at `index`, brought in if it is not in the cache: locked, with a reference.
+    ///
+    /// The page of a file that was never written is zero. Kernel: mm/shmem.c shmem_get_folio_gfp (6.12).
+    func lockedPage(_ index: Int) throws(HMMError) -> FrameNumber {
+        let frames = machine.frames
+        while true {
+            if let frame = cache.get(index) {
+                frames.lockFolio(frames.head(of: frame))
+                if cache.content(index) == .frame(frame) { return frame }
+                frames.unlockFolio(frames.head(of: frame))
+                frames.put(frame)
+                continue
+            }
+            let old = cache.content(index)
+            if case .frame = old { continue }
+            guard let frame = frames.allocateFolio() else {
+                throw HMMError(.outOfMemory, "no memory for a page of a file")
+            }
+            if try fill(frame, from: old, at: index) { return frame }
+        }
+    }
+
+    /// Puts a new frame with the slot's contents into the cache. False when somebody else was faster.
+    private func fill(_ frame: FrameNumber, from old: PageCache.Content, at index: Int) throws(HMMError) -> Bool {
+        let frames = machine.frames
+        if case .swap(let slot) = old {
+            machine.swap.read(slot, into: frames.bytes(of: frame))
+        } else {
+            clearPages(frames.bytes(of: frame))
+        }
+        frames.setMapping(frame, .file(id), index: UInt64(index))
+        frames.setFlags(frame, FrameFlags.upToDate | FrameFlags.onLRU | FrameFlags.dirty)
+        let isFirst = frames.tryLockFolio(frame)
+        precondition(isFirst, "a new page was locked")
+        frames.get(frame)  // the reference of the cache
+        guard cache.replace(index, old, with: .frame(frame)) else {
+            frames.unlockFolio(frame)
+            frames.put(frame, count: 2)
+            return false
+        }
+        if case .swap(let slot) = old {
+            machine.swap.put(slot)
+            machine.statistics.swapIns.add()
+        }
+        return true
+    }
+
+    /// Takes pages out of the file, with whatever maps them. The next access finds zeros.
+    ///
+    /// Kernel: mm/truncate.c, mm/shmem.c shmem_undo_range (6.12). The caller holds no lock of an address space.
+    func removePages(_ indices: Range<Int>) {
+        invalidateLock.lockWrite()
+        defer { invalidateLock.unlockWrite() }
+        unmapAll(indices)
+        for index in indices where index < pageCount { removePage(index) }
+        // Private mappings may have copied from a page between the two looks; the second pass leaves none mapped.
+        unmapAll(indices)
+    }
+
+    private func removePage(_ index: Int) {
+        let frames = machine.frames
+        while true {
+            let content = cache.content(index)
+            switch content {
+            case .empty: return
+            case .swap(let slot):
+                if cache.replace(index, content, with: .empty) { return machine.swap.put(slot) }
+            case .frame:
+                guard let frame = cache.get(index) else { continue }
+                let head = frames.head(of: frame)
+                frames.lockFolio(head)
+                let isRemoved = cache.replace(index, content, with: .empty)
+                if isRemoved { frames.setFlags(head, FrameFlags.truncated) }
+                frames.unlockFolio(head)
+                frames.put(frame, count: isRemoved ? 2 : 1)
+                if isRemoved { return }
+            }
+        }
+    }
+
+    private func unmapAll(_ indices: Range<Int>) {
+        mapLock.lockRead()
+        defer { mapLock.unlockRead() }
+        for vma in users {
+            let low = max(UInt64(indices.lowerBound), vma.pageOffset)
+            let high = min(UInt64(indices.upperBound), vma.pageOffset + UInt64(vma.pages.pageCount))
+            guard low < high, let first = vma.page(ofIndex: low) else { continue }
+            vma.space.zapFilePages(vma, first..<first.advanced(by: Int(high - low)))
+        }
+    }
+}
+
+/// The files of a machine by number, so that frames can name them.
+///
+/// Locks: `lock` (.leaf).
+final class FileTable: @unchecked Sendable {
+    private let lock = SpinLock(.leaf)
+    private struct Weak { weak var file: FileMapping? }
+    private var files: [Weak] = [Weak()]
+
+    func make(pageCount: Int, machine: Machine) -> FileMapping {
+        lock.withLock {
+            let file = FileMapping(id: UInt32(files.count), pageCount: pageCount, machine: machine)
+            files.append(Weak(file: file))
+            return file
+        }
+    }
+
+    func find(_ id: UInt32) -> FileMapping? { lock.withLock { files[Int(id)].file } }
+
+    /// The files that exist.
+    var all: [FileMapping] { lock.withLock { files.compactMap(\.file) } }
+}

@@ -1,0 +1,4 @@
+extension Machine {
+    func splitFolio(_ head: FrameNumber) -> Bool { false }
+    func reclaimLarge(_ head: FrameNumber) {}
+}

@@ -1,0 +1,84 @@
+/// What a machine has.
+public struct MachineConfiguration: Sendable {
+    /// System memory, in bytes.
+    public var systemMemoryBytes = 3 << 30
+    /// Swap space, in bytes.
+    public var swapBytes = 256 << 20
+    /// Reserved 2 MiB hugetlb pages.
+    public var hugetlbPages = 16
+    /// The most memory that all devices may have together, in bytes: address space only, until it is used.
+    public var deviceMemoryBytes = 16 << 30
+    /// The most page tables, of all address spaces together.
+    public var pageTables = 1 << 18
+    /// Which kernel the machine answers as.
+    public var profile = KernelProfile.linux6_12
+
+    public init() {}
+}
+
+/// A machine: its memory, and the address spaces and devices that share it.
+public final class Machine: @unchecked Sendable {
+    // All properties are immutable; each object names its lock.
+    public let configuration: MachineConfiguration
+    public var profile: KernelProfile { configuration.profile }
+    public let frames: FrameTable
+    public let faultInjector = FaultInjector()
+    public let statistics = Statistics()
+    package let tables: PageTablePool
+    package let swap: SwapArea
+    let anonVMAs = AnonVMATable()
+    let files = FileTable()
+
+    private let lock = SpinLock(.leaf)
+    /// Address spaces that have not exited, in the order of their making. Guarded by `lock`.
+    private var spaces: [Unmanaged<AddressSpace>] = []
+    /// Who brings pages back from each zone of device-private memory. Guarded by `lock`.
+    private var privateFaultHandlers: [UInt16: any DevicePrivateFaultHandler] = [:]
+
+    /// - Throws: `.outOfMemory` when the host gives no address space for the arenas.
+    public init(_ configuration: MachineConfiguration = MachineConfiguration()) throws(HMMError) {
+        self.configuration = configuration
+        frames = try FrameTable(
+            systemFrames: configuration.systemMemoryBytes / Geometry.pageSizeBytes,
+            deviceFrames: configuration.deviceMemoryBytes / Geometry.pageSizeBytes, injector: faultInjector)
+        tables = try PageTablePool(capacity: configuration.pageTables, injector: faultInjector)
+        swap = try SwapArea(bytes: configuration.swapBytes, injector: faultInjector)
+    }
+
+    /// An empty address space.
+    public func makeAddressSpace() throws(HMMError) -> AddressSpace {
+        try faultInjector.check(.object)
+        return try AddressSpace(machine: self)
+    }
+
+    /// A file of `pageCount` pages of zeros, or the memory behind a shared anonymous mapping.
+    public func makeFile(pageCount: Int) throws(HMMError) -> FileMapping {
+        try faultInjector.check(.object)
+        return files.make(pageCount: pageCount, machine: self)
+    }
+
+    // MARK: Registries
+
+    func register(_ space: AddressSpace) { lock.withLock { spaces.append(.passUnretained(space)) } }
+    func unregister(_ space: AddressSpace) {
+        lock.withLock { spaces.removeAll { $0.toOpaque() == Unmanaged.passUnretained(space).toOpaque() } }
+    }
+    /// The address spaces that have not exited.
+    package var addressSpaces: [AddressSpace] { lock.withLock { spaces.map { $0.takeUnretainedValue() } } }
+
+    package func setPrivateFaultHandler(_ handler: (any DevicePrivateFaultHandler)?, for memory: DeviceMemory) {
+        lock.withLock { privateFaultHandlers[memory.zone] = handler }
+    }
+    func privateFaultHandler(for frame: FrameNumber) -> (any DevicePrivateFaultHandler)? {
+        lock.withLock { privateFaultHandlers[UInt16(frames.zone(of: frame))] }
+    }
+}
+
+/// What a driver of device-private memory does when a CPU touches a page that is there.
+public protocol DevicePrivateFaultHandler: AnyObject, Sendable {
+    /// Moves the page back to system memory. The mmap lock is held for reading; `frame` is referenced by the caller, and
+    /// locked by it too.
+    ///
+    /// - Throws: `.outOfMemory` when there was no page to move to; anything else becomes SIGBUS.
+    func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError)
+}

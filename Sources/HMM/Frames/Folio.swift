@@ -1,0 +1,216 @@
+import Synchronization
+
+// Folios: 2^k aligned, contiguous frames treated as one object, named by their head frame.
+//
+// A reference keeps a folio from being freed; a mapping is a reference plus a map count. Who holds no reference may
+// look at a folio only by `tryGet`, and must check afterwards that it is still the one it meant.
+
+extension FrameTable {
+    /// The head of the folio that contains `frame`.
+    @inline(__always)
+    package func head(of frame: FrameNumber) -> FrameNumber {
+        let record = record(frame)
+        guard record.pointee.flags.load(ordering: .acquiring) & FrameFlags.tail != 0 else { return frame }
+        return FrameNumber(frame.raw - record.pointee.geometry.load(ordering: .relaxed))
+    }
+
+    /// The order of the folio with this head.
+    @inline(__always)
+    package func order(ofHead head: FrameNumber) -> Int {
+        Int(record(head).pointee.geometry.load(ordering: .relaxed))
+    }
+
+    @inline(__always)
+    func pageCount(ofHead head: FrameNumber) -> Int { 1 << order(ofHead: head) }
+
+    /// Whether the page belongs to a folio of more than one page.
+    @inline(__always)
+    func isLarge(_ frame: FrameNumber) -> Bool {
+        hasFlags(frame, FrameFlags.tail) || order(ofHead: frame) > 0
+    }
+
+    // MARK: Allocation
+
+    /// A folio of 2^`order` frames with one reference, contents undefined, mapped nowhere and known to nobody.
+    package func allocateFolio(order: Int = 0) -> FrameNumber? {
+        guard !injector.shouldFail(order == 0 ? .frame : .hugeFolio) else { return nil }
+        if order == 0 {
+            var frame = FrameNumber.none
+            guard system.allocate(1, into: &frame) == 1 else { return nil }
+            prepareSingle(frame)
+            return frame
+        }
+        guard let head = system.allocateBlock(order: order) else { return nil }
+        prepareFolio(head, order: order)
+        return head
+    }
+
+    /// Up to `count` single-page folios, as `allocateFolio`. Answers how many there were.
+    func allocateSingles(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
+        guard !injector.shouldFail(.frame) else { return 0 }
+        let count = system.allocate(count, into: frames)
+        for i in 0..<count { prepareSingle(frames[i]) }
+        return count
+    }
+
+    /// Gives back frames from `allocateSingles` that nobody has learned of.
+    func freeUnusedSingles(_ frames: UnsafeMutablePointer<FrameNumber>, count: Int) {
+        for i in 0..<count { record(frames[i]).pointee.refCount.store(0, ordering: .relaxed) }
+        system.free(frames, count: count)
+    }
+
+    @inline(__always)
+    func prepareSingle(_ frame: FrameNumber) {
+        let record = record(frame)
+        checkUnused(frame)
+        record.pointee.flags.store(0, ordering: .relaxed)
+        record.pointee.geometry.store(0, ordering: .relaxed)
+        record.pointee.refCount.store(1, ordering: .releasing)
+    }
+
+    func prepareFolio(_ head: FrameNumber, order: Int) {
+        for i in 0..<(1 << order) { checkUnused(head + i) }
+        initializeGeometry(head, order: order)
+        record(head).pointee.refCount.store(1, ordering: .releasing)
+    }
+
+    func initializeGeometry(_ head: FrameNumber, order: Int) {
+        record(head).pointee.flags.bitwiseAnd(FrameFlags.upToDate, ordering: .relaxed)
+        record(head).pointee.geometry.store(UInt32(order), ordering: .relaxed)
+        for i in 1..<(1 << order) {
+            record(head + i).pointee.geometry.store(UInt32(i), ordering: .relaxed)
+            record(head + i).pointee.flags.store(FrameFlags.tail, ordering: .relaxed)
+        }
+    }
+
+    @inline(__always)
+    private func checkUnused(_ frame: FrameNumber) {
+        #if HMM_INVARIANT_CHECKS
+            precondition(record(frame).pointee.refCount.load(ordering: .relaxed) == 0, "a frame in use was handed out")
+            precondition(record(frame).pointee.mapCount.load(ordering: .relaxed) == 0, "a mapped frame was handed out")
+        #endif
+    }
+
+    // MARK: References
+
+    @inline(__always)
+    package func refCount(_ head: FrameNumber) -> Int { Int(record(head).pointee.refCount.load(ordering: .acquiring)) }
+
+    /// One more reference of a folio that the caller already keeps alive. Takes a head or a tail.
+    @inline(__always)
+    package func get(_ frame: FrameNumber, count: Int32 = 1) {
+        let old = record(head(of: frame)).pointee.refCount.add(count, ordering: .relaxed).oldValue
+        #if HMM_INVARIANT_CHECKS
+            precondition(old > 0, "a reference to a free folio was taken")
+        #else
+            _ = old
+        #endif
+    }
+
+    /// A reference to the folio that contains the frame, unless it is free. The caller must check that it is still
+    /// the folio it meant.
+    package func tryGet(_ frame: FrameNumber) -> Bool {
+        schedulingPoint(.load, on: UInt(bitPattern: record(frame)))
+        let head = head(of: frame)
+        var count = record(head).pointee.refCount.load(ordering: .relaxed)
+        while count > 0 {
+            let result = record(head).pointee.refCount.compareExchange(
+                expected: count, desired: count + 1, ordering: .acquiringAndReleasing)
+            if result.exchanged {
+                // A split may have moved the frame to another folio between the two looks.
+                if self.head(of: frame) == head { return true }
+                put(head)
+                return tryGet(frame)
+            }
+            count = result.original
+        }
+        return false
+    }
+
+    /// Drops references; the last one frees the folio.
+    @inline(__always)
+    package func put(_ frame: FrameNumber, count: Int32 = 1) {
+        let head = head(of: frame)
+        let left = record(head).pointee.refCount.subtract(count, ordering: .acquiringAndReleasing).newValue
+        if left == 0 { freeFolio(head) }
+        #if HMM_INVARIANT_CHECKS
+            precondition(left >= 0, "more references were dropped than taken")
+        #endif
+    }
+
+    /// Sets the count to 0 if it is `expected`: nobody can take a reference until `unfreeze`.
+    func freeze(_ head: FrameNumber, expected: Int) -> Bool {
+        record(head).pointee.refCount.compareExchange(
+            expected: Int32(expected), desired: 0, ordering: .acquiringAndReleasing
+        ).exchanged
+    }
+
+    func unfreeze(_ head: FrameNumber, count: Int) {
+        record(head).pointee.refCount.store(Int32(count), ordering: .releasing)
+    }
+
+    private func freeFolio(_ head: FrameNumber) {
+        let order = order(ofHead: head)
+        let flags = flags(head)
+        precondition(flags & (FrameFlags.locked | FrameFlags.swapCache) == 0, "a folio was freed in use")
+        precondition(mappingCount(head) == 0, "a mapped folio was freed")
+        if flags & FrameFlags.hasPoison != 0 { return withhold(head, order: order) }
+        resetRecords(head, order: order)
+        if zone(of: head) > 0 {
+            deviceMemory(of: head)!.frameFreed(head, order: order)
+        } else {
+            system.free(head, order: order)
+        }
+    }
+
+    private func resetRecords(_ head: FrameNumber, order: Int) {
+        for i in 0..<(1 << order) {
+            let record = record(head + i)
+            record.pointee.flags.bitwiseAnd(FrameFlags.poisoned, ordering: .relaxed)
+            record.pointee.geometry.store(0, ordering: .relaxed)
+            record.pointee.generation.add(1, ordering: .relaxed)
+            record.pointee.swapSlot.store(0, ordering: .relaxed)
+        }
+        record(head).pointee.mapping.store(0, ordering: .relaxed)
+        record(head).pointee.pinCount.store(0, ordering: .relaxed)
+    }
+
+    /// Frees a folio with failed pages: those stay out of use for ever.
+    private func withhold(_ head: FrameNumber, order: Int) {
+        resetRecords(head, order: order)
+        for i in 0..<(1 << order) where !hasFlags(head + i, FrameFlags.poisoned) {
+            if zone(of: head) == 0 { system.free(head + i, order: 0) }
+        }
+    }
+
+    /// How often the frame was freed so far: tells a later life from this one.
+    package func generation(of frame: FrameNumber) -> UInt32 {
+        record(frame).pointee.generation.load(ordering: .acquiring)
+    }
+
+    // MARK: Identity
+
+    func mapping(ofHead head: FrameNumber) -> FrameMapping {
+        FrameMapping(raw: record(head).pointee.mapping.load(ordering: .acquiring))
+    }
+    /// Page offset of the folio within its mapping.
+    func index(ofHead head: FrameNumber) -> UInt64 { record(head).pointee.index.load(ordering: .relaxed) }
+
+    /// Gives a folio its identity. The folio is locked, or nobody else knows it.
+    @inline(__always)
+    func setMapping(_ head: FrameNumber, _ mapping: FrameMapping, index: UInt64) {
+        record(head).pointee.index.store(index, ordering: .relaxed)
+        record(head).pointee.mapping.store(mapping.raw, ordering: .releasing)
+    }
+
+    @inline(__always)
+    func isAnonymous(_ frame: FrameNumber) -> Bool { mapping(ofHead: head(of: frame)).isAnonymous }
+
+    // MARK: Pins
+
+    func pinCount(_ head: FrameNumber) -> Int { Int(record(head).pointee.pinCount.load(ordering: .acquiring)) }
+
+    /// Whether somebody may be using the pages by DMA. Call after the entry was cleared and flushed: a pin that comes
+    /// later finds no entry.
+    func mayBePinned(_ frame: FrameNumber) -> Bool { pinCount(head(of: frame)) > 0 }
+}

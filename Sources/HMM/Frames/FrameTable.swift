@@ -1,0 +1,164 @@
+import Synchronization
+
+/// All frames of a machine: their records and their bytes, indexed by frame number.
+///
+/// Frame numbers: 0 is never used, `zeroFrame` and the 512 frames at `hugeZeroFrame` are the shared zero pages, then
+/// system memory, then the chunks of device memory in the order in which they were made.
+public final class FrameTable: @unchecked Sendable {
+    // `records` and `bytes` are immutable; what they point to is guarded as `FrameRecord` says, and page contents by
+    // whoever holds a mapping or the only reference.
+    @usableFromInline let bytes: UnsafeMutableRawPointer
+    let records: UnsafeMutablePointer<FrameRecord>
+    private let byteArena: HostMemory
+    private let recordArena: HostMemory
+    /// One past the last frame number that can ever exist.
+    let limit: FrameNumber
+    let injector: FaultInjector
+    let system: FrameAllocator
+    /// Device memory, by zone number minus 1. Guarded by `zonesLock`; entries are only appended.
+    private(set) var deviceZones: [DeviceMemory] = []
+    private let zonesLock = SpinLock(.leaf)
+    /// Frames of a chunk of device memory: 256 MiB. Each chunk has as many frame numbers, even if it is smaller.
+    package static let chunkFrames = 65536
+    private let deviceStart: UInt32
+    /// The zone number of each chunk. An entry is written once, before any frame of the chunk is known.
+    private let chunkZones: UnsafeMutablePointer<UInt16>
+    private let chunkLimit: Int
+    /// Chunks given to zones. Guarded by `zonesLock`.
+    private var chunkCount = 0
+
+    /// The shared page of zeros. Mapped only read-only, never counted.
+    package static let zeroFrame = FrameNumber(1)
+    /// The shared 2 MiB of zeros.
+    package static let hugeZeroFrame = FrameNumber(512)
+    private static let firstSystemFrame = FrameNumber(1024)
+
+    /// - Parameters:
+    ///   - systemFrames: frames of system memory.
+    ///   - deviceFrames: address space for frames of device memory, of all devices together.
+    package init(
+        systemFrames: Int, deviceFrames: Int, injector: FaultInjector
+    ) throws(HMMError) {
+        let first = Int(Self.firstSystemFrame.raw)
+        // Device chunks start aligned to 1 GiB, whatever the size of system memory.
+        let gibibyte = 1 << Geometry.pudOrder
+        let deviceStart = (first + systemFrames + gibibyte - 1) / gibibyte * gibibyte
+        chunkLimit = (deviceFrames + Self.chunkFrames - 1) / Self.chunkFrames
+        let total = deviceStart + chunkLimit * Self.chunkFrames
+        byteArena = try HostMemory(lengthBytes: total * Geometry.pageSizeBytes)
+        recordArena = try HostMemory(lengthBytes: total * MemoryLayout<FrameRecord>.stride)
+        bytes = byteArena.base
+        records = recordArena.elements(of: FrameRecord.self)
+        limit = FrameNumber(UInt32(total))
+        self.deviceStart = UInt32(deviceStart)
+        chunkZones = .allocate(capacity: max(1, chunkLimit))
+        chunkZones.initialize(repeating: 0, count: max(1, chunkLimit))
+        self.injector = injector
+        system = FrameAllocator(records: records, first: first, count: systemFrames)
+        for frame in [Self.zeroFrame, Self.hugeZeroFrame] {
+            records[Int(frame.raw)].refCount.store(1, ordering: .relaxed)
+            records[Int(frame.raw)].flags.store(FrameFlags.upToDate, ordering: .relaxed)
+        }
+        initializeGeometry(Self.hugeZeroFrame, order: Geometry.pmdOrder)
+    }
+
+    deinit { chunkZones.deallocate() }
+
+    // MARK: Bytes
+
+    /// The first byte of the frame.
+    @inline(__always)
+    package func bytes(of frame: FrameNumber) -> UnsafeMutableRawPointer {
+        bytes + Int(frame.raw) << 12
+    }
+
+    /// The 512 words of the frame. Whoever may run beside another accessor of the page reads and writes them
+    /// atomically, a word at a time, as hardware does.
+    @inline(__always)
+    public func words(of frame: FrameNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
+        (bytes + Int(frame.raw) << 12).assumingMemoryBound(to: Atomic<UInt64>.self)
+    }
+
+    /// Copies one page between frames that nobody writes meanwhile.
+    @inline(__always)
+    package func copy(_ source: FrameNumber, to destination: FrameNumber, count: Int = 1) {
+        for i in 0..<count { copyPage(from: bytes(of: source + i), to: bytes(of: destination + i)) }
+    }
+
+    /// Whether every byte of the page is zero. Nobody may write meanwhile.
+    func isZero(_ frame: FrameNumber) -> Bool {
+        let words = bytes(of: frame).assumingMemoryBound(to: UInt64.self)
+        for i in 0..<Geometry.wordsPerPage where words[i] != 0 { return false }
+        return true
+    }
+
+    // MARK: Records
+
+    @inline(__always)
+    func record(_ frame: FrameNumber) -> UnsafeMutablePointer<FrameRecord> {
+        records + Int(frame.raw)
+    }
+
+    @inline(__always)
+    func flags(_ frame: FrameNumber) -> UInt32 { record(frame).pointee.flags.load(ordering: .acquiring) }
+    @inline(__always)
+    func setFlags(_ frame: FrameNumber, _ bits: UInt32) {
+        record(frame).pointee.flags.bitwiseOr(bits, ordering: .acquiringAndReleasing)
+    }
+    @inline(__always)
+    func clearFlags(_ frame: FrameNumber, _ bits: UInt32) {
+        record(frame).pointee.flags.bitwiseAnd(~bits, ordering: .acquiringAndReleasing)
+    }
+    @inline(__always)
+    func hasFlags(_ frame: FrameNumber, _ bits: UInt32) -> Bool { flags(frame) & bits != 0 }
+
+    @inline(__always)
+    func isZeroFrame(_ frame: FrameNumber) -> Bool {
+        frame == Self.zeroFrame || (frame.raw >= 512 && frame.raw < 1024)
+    }
+
+    /// The zone number of a frame: 0 for system memory.
+    @inline(__always)
+    func zone(of frame: FrameNumber) -> Int {
+        frame.raw < deviceStart ? 0 : Int(chunkZones[Int(frame.raw - deviceStart) / Self.chunkFrames])
+    }
+
+    /// The device memory that a frame belongs to, or nil for system memory.
+    package func deviceMemory(of frame: FrameNumber) -> DeviceMemory? {
+        let zone = zone(of: frame)
+        guard zone > 0 else { return nil }
+        return zonesLock.withLock { deviceZones[zone - 1] }
+    }
+
+    @inline(__always)
+    func isDevicePrivate(_ frame: FrameNumber) -> Bool { zone(of: frame) > 0 && deviceMemory(of: frame)!.kind == .private }
+
+    /// Takes part in no list of reclaim, swap or collapse.
+    @inline(__always)
+    func isDeviceFrame(_ frame: FrameNumber) -> Bool { zone(of: frame) > 0 }
+
+    // MARK: Zones
+
+    /// Makes `memory` a zone of this table, empty yet.
+    func attach(_ memory: DeviceMemory) -> UInt16 {
+        zonesLock.withLock {
+            deviceZones.append(memory)
+            return UInt16(deviceZones.count)
+        }
+    }
+
+    /// The first frame of a new chunk of the zone, or nil when there are no frame numbers left.
+    func reserveDeviceChunk(zone: UInt16) -> FrameNumber? {
+        zonesLock.withLock {
+            guard chunkCount < chunkLimit else { return nil }
+            chunkZones[chunkCount] = zone
+            defer { chunkCount += 1 }
+            return FrameNumber(deviceStart + UInt32(chunkCount * Self.chunkFrames))
+        }
+    }
+
+    /// Gives the bytes of a freed chunk back to the host.
+    func discardBytes(_ first: FrameNumber, count: Int) {
+        byteArena.discard(offset: Int(first.raw) << 12, lengthBytes: count << 12)
+    }
+}

@@ -1,0 +1,115 @@
+import Synchronization
+
+/// The number of a table in the pool; 0 is none.
+package struct PageTableNumber: Equatable, Sendable {
+    let raw: UInt32
+    init(_ raw: UInt32) { self.raw = raw }
+    static let none = PageTableNumber(0)
+}
+
+/// The levels of a page table. A leaf can stand at PTE, PMD and PUD level.
+package enum PageLevel: Int, Comparable, Sendable {
+    case pte = 0
+    case pmd = 1
+    case pud = 2
+    case pgd = 3
+
+    package static func < (a: Self, b: Self) -> Bool { a.rawValue < b.rawValue }
+    /// log2 of the pages that one entry of this level covers.
+    @inline(__always) var order: Int { rawValue * 9 }
+    var below: PageLevel { PageLevel(rawValue: rawValue - 1)! }
+}
+
+/// What lies beside a table: its lock and the number of its entries in use.
+struct PageTableMetadata: ~Copyable {
+    /// Guards the entries: what they are, not their young and dirty bits, which the hardware sets at any time.
+    var lock: SpinLock
+    /// Entries that are not empty. Guarded by `lock`.
+    /// Invariant: INV-AS-11.
+    var entryCount: Int32
+    /// A table kept for splitting a huge leaf of this PMD table, or the next free table of the pool.
+    var next: UInt32
+    var level: UInt8
+}
+
+/// The memory of all page tables of a machine: 4 KiB of words each, and metadata beside it.
+///
+/// Memory of the pool stays tables for the life of the machine, so a stale pointer into a freed table reads an entry
+/// of some table, never garbage. Entries of a freed table are all empty.
+package final class PageTablePool: @unchecked Sendable {
+    private let wordArena: HostMemory
+    private let metadataArena: HostMemory
+    private let words: UnsafeMutablePointer<Atomic<UInt64>>
+    private let metadata: UnsafeMutablePointer<PageTableMetadata>
+    private let lock = SpinLock(.leaf)
+    private let capacity: UInt32
+    // Guarded by `lock`.
+    private var untouched: UInt32 = 1
+    private var freeHead: UInt32 = 0
+    private var used = 0
+    private let injector: FaultInjector
+
+    init(capacity: Int, injector: FaultInjector) throws(HMMError) {
+        wordArena = try HostMemory(lengthBytes: capacity * Geometry.pageSizeBytes)
+        metadataArena = try HostMemory(lengthBytes: capacity * MemoryLayout<PageTableMetadata>.stride)
+        words = wordArena.elements(of: Atomic<UInt64>.self)
+        metadata = metadataArena.elements(of: PageTableMetadata.self)
+        self.capacity = UInt32(capacity)
+        self.injector = injector
+    }
+
+    /// Tables in use.
+    package var usedTables: Int { lock.withLock { used } }
+
+    /// An empty table.
+    func allocate(_ level: PageLevel) -> PageTableNumber? {
+        guard !injector.shouldFail(.pageTable) else { return nil }
+        let (number, isFresh): (UInt32, Bool) = lock.withLock {
+            if freeHead != 0 {
+                let number = freeHead
+                freeHead = metadata[Int(number)].next
+                used += 1
+                return (number, false)
+            }
+            guard untouched < capacity else { return (0, false) }
+            defer { untouched += 1 }
+            used += 1
+            return (untouched, true)
+        }
+        guard number != 0 else { return nil }
+        _ = isFresh
+        (metadata + Int(number)).initialize(
+            to: PageTableMetadata(
+                lock: SpinLock(level == .pte ? .pte : .pmd), entryCount: 0, next: 0, level: UInt8(level.rawValue)))
+        return PageTableNumber(number)
+    }
+
+    /// Takes back a table whose entries are all empty and that no walker can reach any more.
+    func free(_ table: PageTableNumber) {
+        #if HMM_INVARIANT_CHECKS
+            precondition(metadata[Int(table.raw)].entryCount == 0, "a table with entries was freed")
+            precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
+        #endif
+        lock.withLock {
+            metadata[Int(table.raw)].next = freeHead
+            freeHead = table.raw
+            used -= 1
+        }
+    }
+
+    @inline(__always)
+    func entries(_ table: PageTableNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
+        words + Int(table.raw) << 9
+    }
+
+    @inline(__always)
+    func metadata(_ table: PageTableNumber) -> UnsafeMutablePointer<PageTableMetadata> {
+        metadata + Int(table.raw)
+    }
+
+    /// The table that an entry lies in.
+    @inline(__always)
+    func table(of entry: UnsafeMutablePointer<Atomic<UInt64>>) -> PageTableNumber {
+        PageTableNumber(UInt32(truncatingIfNeeded: (entry - words) >> 9))
+    }
+}
