@@ -19,14 +19,18 @@ public struct KernelProfile: Sendable, Hashable {
     /// A range fault runs from the first page that needs one to the end of the walked piece, also over pages that need
     /// nothing.
     public var rangeFaultRunsToEndOfPiece: Bool
+    /// The reference driver has the oddities of 6.12's test driver that programs can see (`DmirrorWarts`).
+    public var testDriverHasWarts: Bool
 
     /// What a real Linux 6.12 answers.
     public static let linux6_12 = KernelProfile(
         name: "6.12", splitMapsZeroPages: true, migrationSplitsHugeFolios: true, exclusiveRemembersWrite: true,
-        exclusiveConvertsFolio: true, forkFailsOnLockedExclusive: true, rangeFaultRunsToEndOfPiece: true)
+        exclusiveConvertsFolio: true, forkFailsOnLockedExclusive: true, rangeFaultRunsToEndOfPiece: true,
+        testDriverHasWarts: true)
 
     /// What is right, by the later patches and this project's own rules.
     public static let next = KernelProfile(
         name: "next", splitMapsZeroPages: false, migrationSplitsHugeFolios: false, exclusiveRemembersWrite: false,
-        exclusiveConvertsFolio: false, forkFailsOnLockedExclusive: false, rangeFaultRunsToEndOfPiece: false)
+        exclusiveConvertsFolio: false, forkFailsOnLockedExclusive: false, rangeFaultRunsToEndOfPiece: false,
+        testDriverHasWarts: false)
 }

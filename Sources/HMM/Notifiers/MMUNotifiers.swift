@@ -48,6 +48,9 @@ public final class MMUNotifiers: @unchecked Sendable {
     package let startCount = Atomic<UInt64>(0)
     package let callbackCount = Atomic<UInt64>(0)
 
+    /// Minimum residence of pages at devices, and turns of those who wait for them.
+    public let turns = ResidenceTurns()
+
     public init() {}
 
     /// Differs from Linux: 6.12 stops the whole machine's reverse-map actors when the first subscriber comes
@@ -124,6 +127,9 @@ extension MMUNotifiers {
         releaseList()
         leave(epoch: started.state.epoch)
     }
+
+    /// Nobody uses the address space any more.
+    public var isReleased: Bool { lock.withLock { !hasUsers } }
 
     /// Caller holds `lock`.
     private func startLocked(_ range: InvalidationRange) -> (state: Started, number: UInt64) {

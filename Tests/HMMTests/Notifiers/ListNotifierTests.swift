@@ -11,13 +11,13 @@ struct ListNotifierTests {
     func pairs() throws {
         let client = RecordingListClient()
         let registration = try notifiers.register(client)
-        let outer = Invalidation.begin(notifiers, InvalidationRange(.unmap, pages(0, 10)))
-        let inner = Invalidation.begin(notifiers, InvalidationRange(.clear, pages(90, 91)))
+        let outer = Invalidation.begin(notifiers, InvalidationRange(.unmap, span(0, 10)))
+        let inner = Invalidation.begin(notifiers, InvalidationRange(.clear, span(90, 91)))
         inner.end()
         outer.end()
         #expect(client.notes == ["start", "start", "end", "end"])
         notifiers.unregister(registration)
-        Invalidation.begin(notifiers, InvalidationRange(.clear, pages(90, 91))).end()
+        Invalidation.begin(notifiers, InvalidationRange(.clear, span(90, 91))).end()
         #expect(client.notes == ["start", "start", "end", "end", "released"])
         #expect(notifiers.checkInvariants().isEmpty)
     }
@@ -26,7 +26,7 @@ struct ListNotifierTests {
     func unregisterBetween() throws {
         let client = RecordingListClient()
         let registration = try notifiers.register(client)
-        let invalidation = Invalidation.begin(notifiers, InvalidationRange(.unmap, pages(0, 10)))
+        let invalidation = Invalidation.begin(notifiers, InvalidationRange(.unmap, span(0, 10)))
         notifiers.unregister(registration)
         invalidation.end()
         #expect(client.notes == ["start", "released"])
@@ -44,15 +44,15 @@ struct ListNotifierTests {
 
     @Test("the answers of young queries are combined, and everybody is asked")
     func young() throws {
-        #expect(!notifiers.clearYoung(pages(0, 1)))
+        #expect(!notifiers.clearYoung(span(0, 1)))
         let (old, young, last) = (RecordingListClient(), RecordingListClient(young: true), RecordingListClient())
         let registrations = try [old, young, last].map { try notifiers.register($0) }
-        #expect(notifiers.clearAndFlushYoung(pages(0, 1)))
-        #expect(notifiers.clearYoung(pages(0, 1)))
+        #expect(notifiers.clearAndFlushYoung(span(0, 1)))
+        #expect(notifiers.clearYoung(span(0, 1)))
         #expect(notifiers.isYoung(PageNumber(0)))
         #expect(last.notes == ["flush young", "clear young"])
         notifiers.unregister(registrations[1])
-        #expect(!notifiers.clearAndFlushYoung(pages(0, 1)) && !notifiers.isYoung(PageNumber(0)))
+        #expect(!notifiers.clearAndFlushYoung(span(0, 1)) && !notifiers.isYoung(PageNumber(0)))
         notifiers.unregister(registrations[0])
         notifiers.unregister(registrations[2])
     }
@@ -63,7 +63,7 @@ struct ListNotifierTests {
             let notifiers = MMUNotifiers()
             let client = RecordingListClient(refuses: true)
             _ = try notifiers.register(client)
-            let range = InvalidationRange(.unmap, pages(0, 1), isBlockable: false)
+            let range = InvalidationRange(.unmap, span(0, 1), isBlockable: false)
             Invalidation.tryBegin(notifiers, range)?.end()
         }
     }

@@ -3,7 +3,7 @@ import Synchronization
 @testable import HMM
 
 /// A range of pages by small numbers.
-func pages(_ first: UInt64, _ end: UInt64) -> PageRange { PageNumber(first)..<PageNumber(end) }
+func span(_ first: UInt64, _ end: UInt64) -> PageRange { PageNumber(first)..<PageNumber(end) }
 
 /// A mirror of nothing: remembers what it was told, and keeps one "translation" for each of the first 64 pages.
 final class RecordingClient: IntervalNotifierClient, @unchecked Sendable {

@@ -59,14 +59,14 @@ struct NotifierRaceTests {
         let notifiers = MMUNotifiers()
         let page = Page()
         let mirrors = [Mirror(), Mirror()]
-        let intervals = try mirrors.map { try notifiers.insert($0, over: pages(0, 8)) }
+        let intervals = try mirrors.map { try notifiers.insert($0, over: span(0, 8)) }
         let next = Atomic<UInt64>(2)
         withThreads(4) { index in
             for _ in 0..<2000 {
                 if index < 2 {
                     _ = mirrors[index].fault(intervals[index], page)
                 } else {
-                    let range = InvalidationRange(.clear, pages(UInt64(index), 8), isBlockable: isBlockable)
+                    let range = InvalidationRange(.clear, span(UInt64(index), 8), isBlockable: isBlockable)
                     _ = Self.change(
                         notifiers, page, over: range, to: next.add(1, ordering: .relaxed).oldValue)
                 }
@@ -87,12 +87,12 @@ struct NotifierRaceTests {
         withThreads(4) { index in
             for _ in 0..<1000 {
                 guard index < 3 else {
-                    let range = InvalidationRange(.clear, pages(0, 8))
+                    let range = InvalidationRange(.clear, span(0, 8))
                     _ = Self.change(notifiers, page, over: range, to: next.add(1, ordering: .relaxed).oldValue)
                     continue
                 }
                 let mirror = Mirror()
-                let interval = try! notifiers.insert(mirror, over: pages(UInt64(index), 8))
+                let interval = try! notifiers.insert(mirror, over: span(UInt64(index), 8))
                 _ = mirror.fault(interval, page)
                 interval.remove()
                 // The mirror goes now: a late callback would trap on its unowned reference.
@@ -109,11 +109,11 @@ struct NotifierRaceTests {
             withThreads(2) { index in
                 if index == 0 {
                     for value in 2...20 as ClosedRange<UInt64> {
-                        _ = Self.change(notifiers, page, over: InvalidationRange(.clear, pages(0, 1)), to: value)
+                        _ = Self.change(notifiers, page, over: InvalidationRange(.clear, span(0, 1)), to: value)
                     }
                 } else {
                     let mirror = Mirror()
-                    let interval = try! notifiers.insert(mirror, over: pages(0, 1))
+                    let interval = try! notifiers.insert(mirror, over: span(0, 1))
                     _ = mirror.fault(interval, page)
                     interval.remove()
                 }
@@ -128,7 +128,7 @@ struct NotifierRaceTests {
         withThreads(3) { index in
             for _ in 0..<500 {
                 guard index == 0 else {
-                    Invalidation.begin(notifiers, InvalidationRange(.clear, pages(0, 1))).end()
+                    Invalidation.begin(notifiers, InvalidationRange(.clear, span(0, 1))).end()
                     continue
                 }
                 let client = RecordingListClient()

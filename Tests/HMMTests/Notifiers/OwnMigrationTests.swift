@@ -9,33 +9,33 @@ struct OwnMigrationTests {
     func commitRetries() {
         let tracker = OwnMigrationTracker()
         let before = tracker.generation
-        #expect(!tracker.mustRetryLocked(pages(0, 10), since: before))
-        let ticket = tracker.beginLocked(pages(5, 7))
-        #expect(tracker.mustRetryLocked(pages(0, 10), since: before))
-        #expect(!tracker.mustRetryLocked(pages(7, 10), since: before), "disjoint ranges do not delay each other")
-        #expect(tracker.isMigratingLocked(pages(6, 7)) && !tracker.isMigratingLocked(pages(7, 8)))
+        #expect(!tracker.mustRetryLocked(span(0, 10), since: before))
+        let ticket = tracker.beginLocked(span(5, 7))
+        #expect(tracker.mustRetryLocked(span(0, 10), since: before))
+        #expect(!tracker.mustRetryLocked(span(7, 10), since: before), "disjoint ranges do not delay each other")
+        #expect(tracker.isMigratingLocked(span(6, 7)) && !tracker.isMigratingLocked(span(7, 8)))
         tracker.endLocked(ticket)
-        #expect(tracker.mustRetryLocked(pages(0, 10), since: before), "the frames that were read may be free")
-        #expect(!tracker.mustRetryLocked(pages(0, 10), since: tracker.generation))
+        #expect(tracker.mustRetryLocked(span(0, 10), since: before), "the frames that were read may be free")
+        #expect(!tracker.mustRetryLocked(span(0, 10), since: tracker.generation))
         tracker.waitForEnd(since: before)
     }
 
     @Test("several threads may migrate at once")
     func several() {
         let tracker = OwnMigrationTracker()
-        let first = tracker.beginLocked(pages(0, 4))
-        let second = tracker.beginLocked(pages(4, 8))
+        let first = tracker.beginLocked(span(0, 4))
+        let second = tracker.beginLocked(span(4, 8))
         tracker.endLocked(first)
-        #expect(!tracker.isMigratingLocked(pages(0, 4)) && tracker.isMigratingLocked(pages(4, 5)))
+        #expect(!tracker.isMigratingLocked(span(0, 4)) && tracker.isMigratingLocked(span(4, 5)))
         tracker.endLocked(second)
-        #expect(!tracker.isMigratingLocked(pages(0, 8)))
+        #expect(!tracker.isMigratingLocked(span(0, 8)))
     }
 
     @Test("a migration that is ended twice traps")
     func endedTwice() async {
         await #expect(processExitsWith: .failure) {
             let tracker = OwnMigrationTracker()
-            let ticket = tracker.beginLocked(pages(0, 4))
+            let ticket = tracker.beginLocked(span(0, 4))
             tracker.endLocked(ticket)
             tracker.endLocked(ticket)
         }

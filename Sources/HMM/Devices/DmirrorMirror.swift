@@ -1,0 +1,161 @@
+import Synchronization
+
+/// An open mirror of the reference driver: the device's view of one address space.
+///
+/// Requests may come from any number of threads. They work in chunks of 64 pages, counted from the start of the request
+/// or of its retry.
+///
+/// Lock order: mmap > `mutex` > the table's own locks. No request sleeps for others with `mutex` held.
+public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
+    /// Pages of one chunk.
+    static let chunkPages = 64
+    /// 6.12's test driver gives up after a second.
+    private static let deadlineNanoseconds: UInt64 = 1_000_000_000
+
+    // Immutable.
+    public let device: DmirrorDevice
+    let space: any DeviceAddressSpace
+    let owner: NotifierOwner
+    /// The user lock: guards what is in `table`, and decides `readRetry`.
+    let mutex = FairMutex(.driver)
+    /// Page → frame, with the tags read, write and atomic.
+    ///
+    /// Invariant: INV-DM-3: an entry's frame has the bytes that the CPU sees at that page.
+    /// Invariant: INV-DM-4, INV-DM-5.
+    let table: FlatMirror
+    /// Own migrations in progress. Guarded by `mutex`.
+    let migrations = OwnMigrationTracker()
+    /// Set once by `start`, before the mirror is handed out.
+    private(set) var interval: IntervalNotifier!
+    private let isOpen = Atomic<Bool>(true)
+
+    init(device: DmirrorDevice, space: any DeviceAddressSpace, owner: NotifierOwner) {
+        self.device = device
+        self.space = space
+        self.owner = owner
+        table = FlatMirror(
+            onConflict: .replace,
+            effects: MirrorEffects(reportDirty: { [weak space] run in
+                space?.noteDeviceWrite(run.pages, firstFrame: run.firstFrame)
+            }),
+            mayAllocate: { [injector = device.machine.faultInjector] in !injector.shouldFail(.directory) })
+    }
+
+    deinit { precondition(!isOpen.load(ordering: .relaxed) || interval == nil, "an open mirror was dropped") }
+
+    /// Subscribes over the whole address space.
+    func start() throws(HMMError) {
+        interval = try space.notifiers.insert(self, over: PageNumber(0)..<Geometry.endPage)
+    }
+
+    /// Closes the mirror: no callback runs afterwards. Not from a callback; no request may be under way.
+    public func close() {
+        let wasOpen = isOpen.exchange(false, ordering: .acquiringAndReleasing)
+        precondition(wasOpen, "a mirror was closed twice")
+        interval.remove()
+        device.forget(self)
+        mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
+    }
+
+    // MARK: Invalidation
+
+    public func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {
+        // Own migrations are ordered by `migrations`; their entries stay until they are replaced.
+        if range.event == .migrate, range.owner == owner { return true }
+        if range.isBlockable {
+            mutex.lock()
+        } else if !mutex.tryLock() {
+            return false
+        }
+        defer { mutex.unlock() }
+        notifier.setSequence(sequence)
+        var pages = range.pages
+        // W2: 6.12 shifts the end down to a page number and takes it as included.
+        if device.warts.contains(.erasesPageBehind), pages.upperBound < Geometry.endPage {
+            pages = pages.lowerBound..<pages.upperBound.advanced(by: 1)
+        }
+        // Under `mutex` nobody else is in the table, so this cannot be refused.
+        return table.invalidate(pages, keeping: .nothing, isBlockable: range.isBlockable)
+    }
+
+    // MARK: Faults
+
+    /// Makes the pages available to the device, chunk by chunk. Errors: EFAULT, EPERM, EBUSY after a second, ENOMEM.
+    func fault(_ pages: PageRange, write: Bool) throws(HMMError) {
+        guard !space.notifiers.isReleased else { throw HMMError(.badAddress, "the address space is gone") }
+        var range = HMMRange(
+            interval, pages.lowerBound..<pages.lowerBound, capacity: min(pages.pageCount, Self.chunkPages))
+        range.defaultRequest = HMMPageRequest(for: write ? .write : .read)
+        range.ownMemory = device.memory
+        var first = pages.lowerBound
+        while first < pages.upperBound {
+            let end = min(first.advanced(by: Self.chunkPages), pages.upperBound)
+            range.retarget(first..<end)
+            try faultChunk(&range, write: write)
+            first = end
+        }
+    }
+
+    /// Optimistic rounds only, for a second.
+    var policy: DeviceFaultPolicy {
+        var policy = DeviceFaultPolicy()
+        policy.owner = owner
+        policy.deadlineNanoseconds = Self.deadlineNanoseconds
+        return policy
+    }
+
+    private func faultChunk(_ range: inout HMMRange, write: Bool) throws(HMMError) {
+        var generation: UInt64 = 0
+        var isOwnMigration = false
+        try space.deviceFault(
+            &range, policy: policy,
+            prepare: { (_: inout HMMRange) throws(HMMError) in
+                generation = migrations.generation
+                isOwnMigration = false
+            },
+            commit: { (range: borrowing HMMRange) throws(HMMError) -> Bool in
+                mutex.lock()
+                if range.mustRetry() {
+                    mutex.unlock()
+                    return false
+                }
+                if migrations.mustRetryLocked(range.pages, since: generation) {
+                    isOwnMigration = migrations.isMigratingLocked(range.pages)
+                    mutex.unlock()
+                    if isOwnMigration { migrations.waitForEnd(since: generation) }
+                    return false
+                }
+                defer { mutex.unlock() }
+                try store(range, write: write)
+                return true
+            })
+    }
+
+    /// Stores what a range fault found. Caller holds `mutex`.
+    private func store(_ range: borrowing HMMRange, write: Bool) throws(HMMError) {
+        var runs: [MirrorRun] = []
+        var isRefused = false
+        range.forEachValidRun { run in
+            // W3: entries before the page that stayed read-only are stored, none behind it.
+            isRefused = isRefused || (write && !run.isWritable)
+            if isRefused { return }
+            runs.append(
+                MirrorRun(pages: run.pages, firstFrame: run.firstFrame, isWritable: run.isWritable))
+        }
+        try table.commit(runs)
+        if isRefused { throw HMMError(.badAddress, "a page of the device's own memory may only be read") }
+    }
+
+    // MARK: Requests
+
+    /// Checks what every request checks first.
+    func validate(_ pages: PageRange) throws(HMMError) {
+        guard !pages.isEmpty, pages.upperBound <= Geometry.endPage else {
+            throw HMMError(.invalidArgument, "an empty range, or one beyond the address space")
+        }
+    }
+
+    func requireSpace() throws(HMMError) {
+        guard !space.notifiers.isReleased else { throw HMMError(.invalidArgument, "the address space is gone") }
+    }
+}

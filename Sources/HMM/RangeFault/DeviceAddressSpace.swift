@@ -1,0 +1,115 @@
+import Synchronization
+
+/// What a driver sees of an address space: enough to fault, mirror and access its pages, and nothing else. A driver
+/// that keeps to it runs on the model, under the explorer and on live memory.
+///
+/// Locks: `mmap` (here) > what a range fault takes; the driver lock is taken inside `mmap`, and inside invalidations.
+public protocol DeviceAddressSpace: AnyObject, Sendable {
+    /// Who is told of invalidations.
+    var notifiers: MMUNotifiers { get }
+    /// The bytes behind frame numbers.
+    var frameWindow: FrameWindow { get }
+
+    /// The mmap lock for reading: mappings do not change, faults go on.
+    func lockMappingsForReading()
+    func unlockMappingsForReading()
+    /// The mmap lock for writing. Releasing it also releases all marks.
+    func lockMappingsForWriting()
+    func unlockMappingsForWriting()
+    /// Keeps even those faults out that do without the mmap lock, until it is released. It is held for writing.
+    func markMappings(_ pages: PageRange)
+
+    /// The first mapping that ends behind `page`: the one that contains it, or the next. The mmap lock is held; what is
+    /// derived from the answer is void when it is released.
+    func mapping(endingAfter page: PageNumber) -> DeviceMapping?
+
+    /// Reads, and where requested faults in, what the CPU maps (see `AddressSpace.rangeFault`). The mmap lock is held.
+    func rangeFault(_ range: inout HMMRange) throws(HMMError) -> RangeFaultOutcome
+
+    /// The pages of the run were written through a device: they differ from what swap or a file holds. Called before
+    /// the invalidation that takes the mapping away returns.
+    func noteDeviceWrite(_ pages: PageRange, firstFrame: FrameNumber)
+
+    /// Whose memory the frame is.
+    func place(of frame: FrameNumber) -> FramePlace
+
+    /// How often the frame was freed so far: tells whether a frame number still means what it meant.
+    func generation(of frame: FrameNumber) -> UInt32
+
+    /// Counts for summaries: a device fault that took so many rounds.
+    func noteDeviceFault(rounds: Int, entries: Int)
+}
+
+/// A mapping as drivers see it.
+public struct DeviceMapping: Hashable, Sendable {
+    public var pages: PageRange
+    public var protection: Protection
+    /// Explicit huge pages: never migrated, never exclusive.
+    public var isHugetlb: Bool
+    /// Maps something that is not memory.
+    public var isSpecial: Bool
+
+    public init(pages: PageRange, protection: Protection, isHugetlb: Bool = false, isSpecial: Bool = false) {
+        self.pages = pages
+        self.protection = protection
+        self.isHugetlb = isHugetlb
+        self.isSpecial = isSpecial
+    }
+}
+
+/// Whose memory a frame is.
+public enum FramePlace: Hashable, Sendable {
+    case system
+    /// The shared 4 KiB of zeros.
+    case zeroPage
+    case device(owner: UInt32, DeviceMemoryKind)
+}
+
+/// Where the bytes of frames lie.
+public struct FrameWindow: @unchecked Sendable {
+    // SAFETY: immutable; the arena lives as long as the machine, and contents are accessed word by word, atomically.
+    private let base: UnsafeMutableRawPointer
+
+    public init(base: UnsafeMutableRawPointer) { self.base = base }
+
+    /// The 512 words of the frame. Others may access them at the same time.
+    @inline(__always)
+    public func words(of frame: FrameNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
+        (base + Int(frame.raw) << 12).assumingMemoryBound(to: Atomic<UInt64>.self)
+    }
+}
+
+extension AddressSpace: DeviceAddressSpace {
+    public func lockMappingsForReading() { lockForReading() }
+    public func unlockMappingsForReading() { unlockForReading() }
+    public func lockMappingsForWriting() { lockForWriting() }
+    public func unlockMappingsForWriting() { unlockForWriting() }
+    public func markMappings(_ pages: PageRange) { markWrite(pages) }
+
+    public var frameWindow: FrameWindow { FrameWindow(base: frames.bytes) }
+
+    public func mapping(endingAfter page: PageNumber) -> DeviceMapping? {
+        vmas.firstEnding(after: page).map {
+            DeviceMapping(
+                pages: $0.pages, protection: $0.flags.protection, isHugetlb: $0.isHugetlb,
+                isSpecial: $0.flags.contains(.special))
+        }
+    }
+
+    public func noteDeviceWrite(_ pages: PageRange, firstFrame: FrameNumber) {
+        for offset in 0..<pages.pageCount { frames.setFlags(frames.head(of: firstFrame + offset), FrameFlags.dirty) }
+    }
+
+    public func place(of frame: FrameNumber) -> FramePlace {
+        if let memory = frames.deviceMemory(of: frame) { return .device(owner: memory.owner, memory.kind) }
+        return frame == FrameTable.zeroFrame ? .zeroPage : .system
+    }
+
+    public func generation(of frame: FrameNumber) -> UInt32 { frames.generation(of: frame) }
+
+    public func noteDeviceFault(rounds: Int, entries: Int) {
+        machine.statistics.deviceFaults.add()
+        machine.statistics.retries.add(UInt64(rounds - 1))
+        machine.statistics.mirrorEntries.add(UInt64(entries))
+    }
+}

@@ -1,0 +1,337 @@
+import Synchronization
+
+/// One walk of a range fault: through the VMAs, and below them through the tables, one step for each hole, huge leaf
+/// and PTE table.
+///
+/// Invariant: results before `last` are final, words from `last` on are still requests. A restart continues at `last`.
+///
+/// Kernel: mm/hmm.c hmm_walk_ops and its handlers (6.12). Differs from Linux: there, one error code says "restart",
+/// "sequence moved" and "busy"; here they are `Step.restart`, `RangeFaultOutcome.sequenceMoved` and an error.
+struct RangeFaultWalk {
+    /// What the walk does after an entry or a piece.
+    enum Step {
+        case next
+        /// Something slept or faulted. Continue at `last` with a fresh look.
+        case restart
+    }
+
+    /// What has to be done to a page before its request is met.
+    struct Need: OptionSet {
+        let rawValue: UInt8
+        static let fault = Need(rawValue: 1)
+        static let write = Need(rawValue: 2)
+        static let everything: Need = [.fault, .write]
+    }
+
+    let space: AddressSpace
+    let words: UnsafeMutablePointer<UInt64>
+    let pages: PageRange
+    /// Asked of every page, and the part of the pages' own words that counts.
+    let defaults: UInt64
+    let mask: UInt64
+    /// The zone of the caller's own device-private memory, or -1.
+    let ownZone: Int
+    /// Where a restart continues.
+    var last: PageNumber
+    var faultCount = 0
+
+    init(_ space: AddressSpace, _ range: borrowing HMMRange) {
+        self.space = space
+        words = range.words
+        pages = range.pages
+        defaults = range.defaultRequest.rawValue & HMMPageWord.requestMask
+        mask = range.requestMask.rawValue & HMMPageWord.requestMask
+        ownZone = range.ownMemory.map { Int($0.zone) } ?? -1
+        last = range.pages.lowerBound
+    }
+
+    /// Every page is asked the same, whatever its own word says.
+    private var isUniform: Bool { mask == 0 }
+
+    // MARK: Pieces
+
+    /// Walks from `last` to the end.
+    mutating func walk() throws(HMMError) -> Step {
+        var page = last
+        while page < pages.upperBound {
+            let vma = space.vmas.firstEnding(after: page)
+            guard let vma, vma.pages.lowerBound < pages.upperBound else {
+                try fillWithoutMapping(page..<pages.upperBound)
+                break
+            }
+            if vma.pages.lowerBound > page {
+                try fillWithoutMapping(page..<vma.pages.lowerBound)
+                page = vma.pages.lowerBound
+            }
+            let piece = page..<min(vma.pages.upperBound, pages.upperBound)
+            if try walk(piece, in: vma) == .restart { return .restart }
+            page = piece.upperBound
+        }
+        return .next
+    }
+
+    /// A part of the range that has no VMA, or one that no walker may look into.
+    private func fillWithoutMapping(_ piece: PageRange) throws(HMMError) {
+        guard need(piece, found: 0).isEmpty else {
+            throw HMMError(.badAddress, "a page was requested where nothing readable is mapped")
+        }
+        fill(piece, HMMPageWord.error)
+    }
+
+    private mutating func walk(_ piece: PageRange, in vma: VMA) throws(HMMError) -> Step {
+        // Without the right to read there is none to write: no architecture that matters has it.
+        guard vma.isReadable, !vma.flags.contains(.special) else {
+            try fillWithoutMapping(piece)
+            return .next
+        }
+        var cursor = PageTableCursor(space.tables, piece)
+        while let step = cursor.advance() {
+            let result =
+                switch step.kind {
+                case .hole: try walkHole(step.pages, in: vma)
+                case .pteTable: try walkTable(step, in: vma)
+                case .pmdLeaf, .pudLeaf: try walkLeaf(step, in: vma)
+                }
+            if result == .restart { return .restart }
+        }
+        return .next
+    }
+
+    private mutating func walkHole(_ piece: PageRange, in vma: VMA) throws(HMMError) -> Step {
+        let need = need(piece, found: 0)
+        if !need.isEmpty { return try fault(piece, need, in: vma) }
+        fill(piece, 0)
+        return .next
+    }
+
+    // MARK: Huge leaves
+
+    /// The leaf was read once, without its lock. Whoever splits it invalidates, and then the sequence has moved.
+    private mutating func walkLeaf(_ step: PageTableCursor.Step, in vma: VMA) throws(HMMError) -> Step {
+        let entry = step.seen
+        guard entry.isPresent else { return try walkSoftLeaf(step, in: vma) }
+        let found = entry.isProtNone ? 0 : Self.leafBits(isWritable: entry.isWritable, level: step.level)
+        let need = need(step.pages, found: found)
+        if !need.isEmpty { return try faultLeaf(step.pages, need, in: vma) }
+        fill(step.pages, found, from: found == 0 ? nil : firstFrame(step))
+        return .next
+    }
+
+    /// A huge leaf that is not present.
+    private mutating func walkSoftLeaf(_ step: PageTableCursor.Step, in vma: VMA) throws(HMMError) -> Step {
+        let leaf = step.seen.softLeaf
+        if let leaf, leaf.kind == .devicePrivate, isOwnPrivate(leaf.frame) {
+            let found = Self.leafBits(isWritable: leaf.isWriteKind, level: step.level)
+            fill(step.pages, found, from: firstFrame(step))
+            return .next
+        }
+        let need = need(step.pages, found: 0)
+        switch leaf?.kind {
+        case .migration:
+            guard !need.isEmpty, let leaf else { break }
+            return wait(for: leaf, in: step.entry, at: step.pages.lowerBound)
+        case .devicePrivate:
+            // Differs from Linux: 6.12 has no such leaf. Another device's memory comes home as it does at PTE level.
+            if !need.isEmpty { return try faultLeaf(step.pages, need, in: vma) }
+        default:
+            guard need.isEmpty else { throw HMMError(.badAddress, "a huge entry is not memory") }
+            fill(step.pages, HMMPageWord.error)
+            return .next
+        }
+        fill(step.pages, 0)
+        return .next
+    }
+
+    /// The frame of the first page of the step, which may begin in the middle of the leaf.
+    private func firstFrame(_ step: PageTableCursor.Step) -> FrameNumber {
+        let head = step.pages.lowerBound.alignedDown(order: step.level.order)
+        return step.seen.frame + head.distance(to: step.pages.lowerBound)
+    }
+
+    private static func leafBits(isWritable: Bool, level: PageLevel) -> UInt64 {
+        HMMPageWord.valid | (isWritable ? HMMPageWord.write : 0) | HMMPageWord.order(level.order)
+    }
+
+    // MARK: PTE tables
+
+    /// The hot loop: 512 relaxed loads, 512 stores, and one branch that is taken only at entries which need a decision.
+    ///
+    /// The bits asked for are the same for all pages, or the slow way looks at each page's own request.
+    private mutating func walkTable(_ step: PageTableCursor.Step, in vma: VMA) throws(HMMError) -> Step {
+        let count = step.pages.pageCount
+        let out = words + pages.lowerBound.distance(to: step.pages.lowerBound)
+        let entries = step.entry
+        schedulingPoint(.load, on: UInt(bitPattern: entries))
+        let wanted = HMMPageRequest(rawValue: defaults)
+        let isWriteWanted = wanted.contains([.fault, .write])
+        let writable = isWriteWanted ? PageTableEntry.writableBit : 0
+        let tested = PageTableEntry.presentBit | PageTableEntry.protNoneBit | writable
+        let expected = PageTableEntry.presentBit | writable
+        // A word with an impossible bit sends every entry to the slow way.
+        let always: UInt64 = isUniform ? 0 : 1 << 63
+        var index = 0
+        while index < count {
+            let raw = entries[index].load(ordering: .relaxed) | always
+            if (raw & (tested | always)) == expected {
+                let found =
+                    (raw & PageTableEntry.payloadMask) >> PageTableEntry.payloadShift
+                    | (raw & PageTableEntry.writableBit) << 61 | HMMPageWord.valid
+                out[index] = out[index] & HMMPageWord.marksMask | found
+                index += 1
+                continue
+            }
+            let entry = PageTableEntry(raw: raw & ~always)
+            if try walkEntry(entry, entries + index, step.pages, index, in: vma) == .restart { return .restart }
+            index += 1
+        }
+        return .next
+    }
+
+    /// One entry that needs a decision. A fault runs from its page to the end of `piece`.
+    private mutating func walkEntry(
+        _ entry: PageTableEntry, _ pointer: EntryPointer, _ piece: PageRange, _ index: Int, in vma: VMA
+    ) throws(HMMError) -> Step {
+        let page = piece.lowerBound.advanced(by: index)
+        let out = words + pages.lowerBound.distance(to: page)
+        if let leaf = entry.softLeaf {
+            return try walkSoftEntry(leaf, pointer, page..<piece.upperBound, out, in: vma)
+        }
+        var found: UInt64 = 0
+        if entry.isAccessible { found = HMMPageWord.valid | (entry.isWritable ? HMMPageWord.write : 0) }
+        let need = need(out.pointee, found: found)
+        if !need.isEmpty { return try fault(page..<piece.upperBound, need, in: vma, entries: pointer) }
+        // Differs from Linux: 6.12 leaves the frame of a PROT_NONE entry in a result that is not valid.
+        if found != 0 { found |= UInt64(entry.frame.raw) }
+        out.pointee = out.pointee & HMMPageWord.marksMask | found
+        return .next
+    }
+
+    /// An entry that says where the page went. `piece` begins at its page.
+    private mutating func walkSoftEntry(
+        _ leaf: SoftLeaf, _ pointer: EntryPointer, _ piece: PageRange, _ out: UnsafeMutablePointer<UInt64>, in vma: VMA
+    ) throws(HMMError) -> Step {
+        if leaf.kind == .devicePrivate, isOwnPrivate(leaf.frame) {
+            // Reported, never faulted, even if a write was asked for and the entry is read-only: the driver must look.
+            let found = HMMPageWord.valid | (leaf.isWriteKind ? HMMPageWord.write : 0) | UInt64(leaf.frame.raw)
+            out.pointee = out.pointee & HMMPageWord.marksMask | found
+            return .next
+        }
+        let need = need(out.pointee, found: 0)
+        guard !need.isEmpty else {
+            out.pointee &= HMMPageWord.marksMask
+            return .next
+        }
+        switch leaf.kind {
+        case .migration: return wait(for: leaf, in: pointer, at: piece.lowerBound)
+        case .swap, .devicePrivate, .deviceExclusive, .marker:
+            return try fault(piece, need, in: vma, entries: pointer)
+        case .poison: throw HMMError(.badAddress, "a page that was requested has failed")
+        }
+    }
+
+    private func isOwnPrivate(_ frame: FrameNumber) -> Bool {
+        ownZone > 0 && space.frames.zone(of: frame) == ownZone
+    }
+
+    // MARK: Requests
+
+    /// What one page needs, given its word and what the CPU's entry permits.
+    @inline(__always)
+    func need(_ word: UInt64, found: UInt64) -> Need {
+        let request = word & mask | defaults
+        guard request & HMMPageWord.valid != 0 else { return [] }
+        if request & HMMPageWord.write != 0, found & HMMPageWord.write == 0 { return .everything }
+        return found & HMMPageWord.valid == 0 ? .fault : []
+    }
+
+    /// What the pages of a piece need together. When all are asked the same, one look is enough.
+    private func need(_ piece: PageRange, found: UInt64) -> Need {
+        if isUniform { return need(0, found: found) }
+        var union: Need = []
+        let first = words + pages.lowerBound.distance(to: piece.lowerBound)
+        for index in 0..<piece.pageCount {
+            union.formUnion(need(first[index], found: found))
+            if union == .everything { break }
+        }
+        return union
+    }
+
+    /// Stores a result into the pages of a piece, with ascending frames if there is a first one.
+    private func fill(_ piece: PageRange, _ found: UInt64, from first: FrameNumber? = nil) {
+        let out = words + pages.lowerBound.distance(to: piece.lowerBound)
+        let stride: UInt64 = first == nil ? 0 : 1
+        var word = found | UInt64(first?.raw ?? 0)
+        for index in 0..<piece.pageCount {
+            out[index] = out[index] & HMMPageWord.marksMask | word
+            word &+= stride
+        }
+    }
+
+    // MARK: Waiting and faulting
+
+    /// Somebody moves the page: waits for it, and restarts there.
+    private mutating func wait(for leaf: SoftLeaf, in pointer: EntryPointer, at page: PageNumber) -> Step {
+        last = page
+        space.frames.waitForUnlock(leaf.frame, while: pointer, holds: leaf.entry.raw)
+        return .restart
+    }
+
+    /// Faults in what a piece needs, and restarts at its first page.
+    ///
+    /// [K] The fault covers the whole piece, also pages that need less or nothing: a device's own private pages behind
+    /// the first one come home, and exclusive pages are taken back. With `next` it covers the first run of pages that
+    /// need the same and have the same kind of entry, so that a page nobody asked for stays as it is.
+    ///
+    /// - Parameter entries: the PTEs of the piece; nil if there is no table.
+    private mutating func fault(
+        _ piece: PageRange, _ need: Need, in vma: VMA, entries: EntryPointer? = nil
+    ) throws(HMMError) -> Step {
+        last = piece.lowerBound
+        var part = piece
+        var isWrite = need.contains(.write)
+        if !space.machine.profile.rangeFaultRunsToEndOfPiece {
+            part = firstRun(of: piece, entries)
+            isWrite = self.need(word(of: part.lowerBound), found: 0).contains(.write)
+        }
+        guard !isWrite || vma.isWritable else {
+            throw HMMError(.notPermitted, "a writable page was requested of a mapping that is not")
+        }
+        faultCount += 1
+        switch space.fault(part, in: vma, write: isWrite) {
+        case .done: return .restart
+        // Differs from Linux: 6.12 answers EFAULT here as well, though the caller could try again.
+        case .outOfMemory: throw HMMError(.outOfMemory, "no memory for a page that was requested")
+        case .segmentationFault, .busError, .needsMMapLock:
+            throw HMMError(.badAddress, "a page that was requested could not be made present")
+        }
+    }
+
+    /// A huge leaf without a right that is needed: one fault at its first such page changes the whole of it.
+    private mutating func faultLeaf(_ piece: PageRange, _ need: Need, in vma: VMA) throws(HMMError) -> Step {
+        if space.machine.profile.rangeFaultRunsToEndOfPiece { return try fault(piece, need, in: vma) }
+        var first = piece.lowerBound
+        while self.need(word(of: first), found: 0) != need { first = first.advanced(by: 1) }
+        let step = try fault(first..<first.advanced(by: 1), need, in: vma)
+        last = piece.lowerBound
+        return step
+    }
+
+    /// The first pages of the piece that need something, as long as they need the same and have empty entries. A page
+    /// with an entry is a run by itself.
+    private func firstRun(of piece: PageRange, _ entries: EntryPointer?) -> PageRange {
+        var first = piece.lowerBound
+        while need(word(of: first), found: 0).isEmpty { first = first.advanced(by: 1) }
+        let need = need(word(of: first), found: 0)
+        var end = first.advanced(by: 1)
+        func isEmpty(_ page: PageNumber) -> Bool {
+            entries.map { $0[piece.lowerBound.distance(to: page)].load(ordering: .relaxed) == 0 } ?? true
+        }
+        guard isEmpty(first) else { return first..<end }
+        while end < piece.upperBound, self.need(word(of: end), found: 0) == need, isEmpty(end) {
+            end = end.advanced(by: 1)
+        }
+        return first..<end
+    }
+
+    private func word(of page: PageNumber) -> UInt64 { words[pages.lowerBound.distance(to: page)] }
+}
