@@ -27,26 +27,26 @@ extension AddressSpace {
 
     /// Replaces a leaf by a table of single entries with the same rights and marks. The PMD table is locked and the
     /// invalidation begun.
-    func splitLeaf(_ pmd: EntryPointer) {
+    ///
+    /// With `migrating`, the VMA that the leaf lies in, the new entries are migration entries, which hold no reference
+    /// and no mapping; if the folio may be pinned they are plain ones all the same. The caller has a reference then.
+    func splitLeaf(_ pmd: EntryPointer, migrating vma: VMA? = nil) {
         // CPUs must not hold both sizes at once, so the leaf goes, everybody forgets it, and then the table comes.
         // Invisible to walkers: they look again under the lock that is held here.
         let old = hideLeaf(pmd)
         flushTLB()
         let table = tables.withdraw(at: pmd)
         let entries = tables.pool.entries(table)
-        if old.isPresent, !old.isSpecial {
-            let head = old.frame
-            if old.isDirty { markDirty(head) }
-            frames.get(head, count: Int32(Geometry.entriesPerTable - 1))
-            if frames.isAnonExclusive(head) {
-                for i in 1..<Geometry.entriesPerTable { frames.setFlags(head + i, FrameFlags.anonExclusive) }
-            }
-            frames.splitEntireMapping(head)
-        } else if let leaf = old.softLeaf, leaf.kind == .devicePrivate {
-            frames.get(leaf.frame, count: Int32(Geometry.entriesPerTable - 1))
-            frames.splitEntireMapping(leaf.frame)
+        var single = old
+        let counted = countedFolio(old)
+        if let counted, let vma, let migration = migrationEntry(replacing: old, in: vma) {
+            frames.removeEntireMapping(counted)
+            frames.put(counted)
+            single = migration
+        } else if let counted {
+            splitCounts(counted, old)
         }
-        let single = old.leaf(false)
+        single = single.leaf(false)
         for i in 0..<Geometry.entriesPerTable {
             let entry = old.isSpecial && old.isPresent ? single.naming(FrameTable.zeroFrame) : single.naming(old.frame + i)
             tables.set(entries + i, entry)
@@ -55,9 +55,19 @@ extension AddressSpace {
         tables.set(pmd, .table(table))
     }
 
+    /// One mapping and reference of the folio become one for each of its pages, each as exclusive as the whole was.
+    private func splitCounts(_ head: FrameNumber, _ old: PageTableEntry) {
+        if old.isPresent, old.isDirty { markDirty(head) }
+        frames.get(head, count: Int32(Geometry.entriesPerTable - 1))
+        if frames.isAnonExclusive(head) {
+            for i in 1..<Geometry.entriesPerTable { frames.setFlags(head + i, FrameFlags.anonExclusive) }
+        }
+        frames.splitEntireMapping(head)
+    }
+
     /// Makes a present leaf inaccessible without letting it look empty, and answers it with its final young and dirty
-    /// bits. Faults that meet it wait for the table lock and look again.
-    private func hideLeaf(_ pmd: EntryPointer) -> PageTableEntry {
+    /// bits. Faults that meet it wait for the table lock and look again. The PMD table is locked.
+    func hideLeaf(_ pmd: EntryPointer) -> PageTableEntry {
         let entry = tables.read(pmd)
         guard entry.isPresent else { return entry }
         let bits = pmd.pointee.bitwiseOr(PageTableEntry.protNoneBit, ordering: .acquiringAndReleasing).oldValue

@@ -8,9 +8,16 @@ extension Machine {
     /// Calls `visit` for each VMA that may map pages of the folio, with the pages where it would and the offset of the
     /// first of them within the folio. Stops when `visit` answers false.
     func walkReverseMap(_ head: FrameNumber, _ visit: (VMA, PageRange, _ offset: Int) -> Bool) {
+        walkReverseMap(head, count: frames.pageCount(ofHead: head), visit)
+    }
+
+    /// The same for `count` pages from `head` on: the parts of a folio that was split, all locked.
+    func walkReverseMap(
+        _ head: FrameNumber, count pages: Int, _ visit: (VMA, PageRange, _ offset: Int) -> Bool
+    ) {
         let mapping = frames.mapping(ofHead: head)
         let index = frames.index(ofHead: head)
-        let count = UInt64(frames.pageCount(ofHead: head))
+        let count = UInt64(pages)
         if mapping.isAnonymous {
             guard let object = anonVMAs.find(mapping.id) else { return }
             object.lockRead()
