@@ -76,7 +76,7 @@ struct ParserTests {
         let scenario = try parse("== r\nmap a 1 rw\nmap b 262144 rw\nmap c 1 rw\nmove a\nmap d 1 rw\n")
         let slots = scenario.regions.map { ($0.start.raw << 12) - 0x10_0000_0000 }.map { $0 >> 30 }
         #expect(slots == [0, 1, 3, 5])
-        guard case .move(_, to: let target) = scenario.statements[3].arguments[0] else { return #expect(Bool(false)) }
+        guard case .move(_, to: let target) = scenario.statements[3].operands[0] else { return #expect(Bool(false)) }
         #expect(target.raw << 12 == 0x10_0000_0000 + 4 << 30)
     }
 
@@ -91,9 +91,9 @@ struct ParserTests {
         ("==\n", 1, 4, "the scenario has no name"),
         ("== a b\n", 1, 6, "'b' is too much"),
         ("== a\n== a\n", 2, 4, "the name 'a' is taken by the scenario of line 1"),
-        ("== a\nmap", 2, 5, "REGION is missing"),
+        ("== a\nmap", 2, 5, "REGION of 'map REGION PAGES PROT [KIND]…' is missing"),
         ("== a\nmap 1 1 rw", 2, 5, "'1' cannot be the name of a region"),
-        ("== a\nmap a", 2, 7, "PAGES is missing"),
+        ("== a\nmap a", 2, 7, "PAGES of 'map REGION PAGES PROT [KIND]…' is missing"),
         ("== a\nmap a 0 rw", 2, 7, "0 is out of bounds"),
         ("== a\nmap a -1 rw", 2, 7, "'-1' is no number"),
         ("== a\nmap a 99999999999999999999999 rw", 2, 7, "99999999999999999999999 is out of bounds"),
@@ -113,7 +113,7 @@ struct ParserTests {
         ("== a\nmap a 4 rw\nunmap a[0..<2", 3, 9, "'a[0..<2' is no range"),
         ("== a\nmap a 4 rw\nunmap a[99999999999999999999]", 3, 9, "page 99999999999999999999 is outside of 'a'"),
         ("== a\nmap a 4 rw\nadvise a sleep", 3, 10, "'sleep' is not an advice"),
-        ("== a\nmap a 4 rw\ncpu write a", 3, 13, "SEED is missing"),
+        ("== a\nmap a 4 rw\ncpu write a", 3, 13, "SEED of 'cpu write RANGE SEED' is missing"),
         ("== a\nmap a 4 rw\ncpu write a 0", 3, 13, "0 is out of bounds"),
         ("== a\nmap a 4 rw\ncpu write a 16777216", 3, 13, "16777216 is out of bounds"),
         ("== a\nmap a 4 rw\ncpu read a 1", 3, 12, "'1' is too much"),
@@ -160,6 +160,6 @@ struct ParserTests {
         let errors = try #require(throws: ScenarioErrors.self) { _ = try Parser.parse(text) }
         // The bad size of `a` is one error, not one more at each use of `a`.
         #expect(errors.diagnostics.map(\.position.line) == [2, 4, 7])
-        #expect(errors.diagnostics[0].description(file: "f.hmm") == "f.hmm:2:7: 'x' is no number, expected pages")
+        #expect(errors.diagnostics[0].description(file: "f.hmm") == "f.hmm:2:7: 'x' is no number, expected a number of pages from 1 to 1048576")
     }
 }

@@ -1,3 +1,5 @@
+import HMM
+
 /// A recorded scenario and what a real kernel answered to it.
 package struct Recording: Sendable {
     package var scenario: Scenario
@@ -33,5 +35,52 @@ package struct Recording: Sendable {
             }
         }
         return answers
+    }
+}
+
+extension Recording {
+    /// Where the model answers otherwise than the recorded kernel.
+    package struct Difference: Sendable, CustomStringConvertible {
+        package var scenario: String
+        package var statement: String
+        package var expected: String
+        package var got: String
+        /// Every line of the scenario, with both answers where they differ.
+        package var transcript: String
+
+        package var description: String { "\(scenario): '\(statement)' answers '\(got)', recorded '\(expected)'" }
+    }
+
+    /// Plays the scenario and compares line by line. A broken invariant counts as a difference.
+    package func firstDifference(checksInvariants: Bool) -> Difference? {
+        var options = Player.Options()
+        options.checksInvariants = checksInvariants
+        func difference(_ statement: String, _ expected: String, _ got: String) -> Difference {
+            Difference(
+                scenario: scenario.name, statement: statement, expected: expected, got: got,
+                transcript: transcript(answers))
+        }
+        var answers: [StatementOutcome] = []
+        let outcome: ScenarioOutcome
+        do throws(HMMError) {
+            outcome = try Player(scenario, options).play { answers.append($0) }
+        } catch {
+            return difference("a fresh machine", "ok", "\(error)")
+        }
+        for (answer, expected) in zip(outcome.statements, self.expected) where answer.line != expected {
+            return difference(scenario.text(of: answer.statement), expected, answer.line)
+        }
+        if outcome.statements.count != expected.count {
+            return difference("all statements", "\(expected.count) lines", "\(outcome.statements.count)")
+        }
+        return outcome.violations.first.map { difference("invariants", "none broken", $0) }
+    }
+
+    private func transcript(_ answers: [StatementOutcome]) -> String {
+        zip(answers, expected).map { answer, expected in
+            let text = scenario.text(of: answer.statement)
+            if answer.line == expected { return "  \(expected)    (\(text))\n" }
+            return "! \(expected)    (\(text))\n  answered: \(answer.line)\n"
+        }.joined()
     }
 }

@@ -18,11 +18,11 @@ extension Parser {
         if verb.isOutsideRaces, processName != "main" {
             throw Diagnostic(first.position, "'\(verb.word)' in a process", expected: "it without a process name")
         }
-        let arguments = try readArguments(of: verb, &rest, end: line.end)
+        let operands = try readOperands(of: verb, &rest, end: line.end)
         if verb.endsProcess { names.exit(processName) }
         return Statement(
             line: lineInScenario, position: position, process: process, device: device, verb: verb,
-            arguments: arguments)
+            operands: operands)
     }
 
     private func process(named name: String, at position: SourcePosition) throws(Diagnostic) -> ProcessID {
@@ -72,35 +72,36 @@ extension Parser {
         return verb
     }
 
-    private mutating func readArguments(
+    private mutating func readOperands(
         of verb: Verb, _ rest: inout ArraySlice<Token>, end: SourcePosition
-    ) throws(Diagnostic) -> [Argument] {
-        var arguments: [Argument] = []
+    ) throws(Diagnostic) -> [Operand] {
+        var operands: [Operand] = []
         for parameter in verb.parameters {
             if parameter == .mapOptions {
-                arguments.append(.mapOptions(try readMapOptions(&rest)))
+                operands.append(.mapOptions(try readMapOptions(&rest)))
                 continue
             }
             guard let token = rest.popFirst() else {
-                throw Diagnostic(end, "\(parameter.usage) is missing", expected: "'\(verb.usage)'")
+                throw Diagnostic(
+                    end, "\(parameter.usage) of '\(verb.usage)' is missing", expected: parameter.expectation)
             }
-            arguments.append(try readArgument(parameter, token))
+            operands.append(try readOperand(parameter, token))
         }
         if let extra = rest.first {
-            throw Diagnostic(extra.position, "'\(extra.text)' is too much", expected: "'\(verb.usage)'")
+            throw Diagnostic(extra.position, "'\(extra.text)' is too much", expected: "the end of '\(verb.usage)'")
         }
-        try complete(verb, arguments, at: end)
-        return arguments
+        try complete(verb, operands, at: end)
+        return operands
     }
 
-    /// What only all arguments together say: the size of a new region, the memory of a new device.
+    /// What only all operands together say: the size of a new region, the memory of a new device.
     private mutating func complete(
-        _ verb: Verb, _ arguments: [Argument], at end: SourcePosition
+        _ verb: Verb, _ operands: [Operand], at end: SourcePosition
     ) throws(Diagnostic) {
         switch verb.parameters.first {
         case .newRegion:
-            guard case .newRegion(let region) = arguments[0], case .pages(let count) = arguments[1],
-                case .mapOptions(let options) = arguments[3]
+            guard case .newRegion(let region) = operands[0], case .pages(let count) = operands[1],
+                case .mapOptions(let options) = operands[3]
             else { return }
             scenario.regions[region.index].pageCount = count
             guard let slot = names.takeSlots(forPages: count) else {
@@ -109,8 +110,8 @@ extension Parser {
             scenario.regions[region.index].start = Layout.start(ofSlot: slot)
             try check(options, pages: count, at: end)
         case .newDevice:
-            guard case .device(let device) = arguments[0], case .deviceKind(let kind) = arguments[1],
-                case .size(let bytes) = arguments[2]
+            guard case .device(let device) = operands[0], case .deviceKind(let kind) = operands[1],
+                case .size(let bytes) = operands[2]
             else { return }
             scenario.devices[device.index].kind = kind
             scenario.devices[device.index].memoryBytes = bytes

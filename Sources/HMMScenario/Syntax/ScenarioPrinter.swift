@@ -9,7 +9,7 @@ extension Scenario {
         case .device: if let device = statement.device { words.append(devices[device.index].name) }
         }
         words.append(statement.verb.word)
-        words += statement.arguments.map { $0.text(in: self) }.filter { !$0.isEmpty }
+        words += statement.operands.map { $0.text(in: self) }.filter { !$0.isEmpty }
         return words.joined(separator: " ")
     }
 

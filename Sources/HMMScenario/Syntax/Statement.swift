@@ -27,7 +27,7 @@ package struct Statement: Sendable {
     package var device: DeviceID?
     package var verb: Verb
     /// One value for each parameter of the verb.
-    package var arguments: [Argument]
+    package var operands: [Operand]
     /// The `expect` lines that follow it.
     package var expectations: [Expectation] = []
 }

@@ -22,6 +22,8 @@ package struct Verb: Sendable {
     package var parameters: [Parameter]
     /// One line for the help text.
     package var meaning: String
+    /// Runs the statement.
+    var play: @Sendable (Call) throws(HMMError) -> StatementResult
     /// The process cannot do anything afterwards.
     package var endsProcess = false
     /// The statement changes the machine itself and may not stand in a race.
@@ -58,12 +60,30 @@ extension Verb.Parameter {
         case .newProcess, .newDevice: "NAME"
         case .range: "RANGE"
         case .pages: "PAGES"
-        case .protection: Protection.words.map(\.word).joined(separator: "|")
-        case .mapOptions: MapOptions.words.map { "[\($0.word)]" }.joined(separator: " ")
-        case .advice: AdviceName.allCases.map(\.rawValue).joined(separator: "|")
+        case .protection: "PROT"
+        case .mapOptions: "[KIND]…"
+        case .advice: "ADVICE"
         case .seed: "SEED"
-        case .deviceKind: DeviceKindName.allCases.map(\.rawValue).joined(separator: "|")
+        case .deviceKind: "MEMORY"
         case .size: "SIZE"
+        }
+    }
+
+    /// What may stand there, in words.
+    package var expectation: String {
+        switch self {
+        case .newRegion: "a name for the region"
+        case .movedRegion: "a region"
+        case .newProcess: "a name for the child"
+        case .newDevice: "a name for the device"
+        case .range: "a region, a page such as a[3], or pages such as a[0..<8]"
+        case .pages: "a number of pages from 1 to \(Limits.regionPages)"
+        case .protection: alternatives(Protection.words.map(\.word))
+        case .mapOptions: alternatives(MapOptions.words.map(\.word))
+        case .advice: alternatives(Advice.allCases.map(\.rawValue))
+        case .seed: "a seed from \(Limits.seeds.lowerBound) to \(Limits.seeds.upperBound)"
+        case .deviceKind: alternatives(DeviceKindName.allCases.map(\.rawValue))
+        case .size: "a number of bytes with K, M, G or T behind it, such as 64M"
         }
     }
 }

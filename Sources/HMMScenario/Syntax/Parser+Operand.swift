@@ -1,18 +1,18 @@
 import HMM
 
 extension Parser {
-    /// Reads one argument, and declares the name that it introduces.
-    mutating func readArgument(_ parameter: Verb.Parameter, _ token: Token) throws(Diagnostic) -> Argument {
+    /// Reads one operand, and declares the name that it introduces.
+    mutating func readOperand(_ parameter: Verb.Parameter, _ token: Token) throws(Diagnostic) -> Operand {
         switch parameter {
         case .newRegion: .newRegion(try declareRegion(token))
         case .newProcess: .process(try declareProcess(token))
         case .newDevice: .device(try declareDevice(token))
         case .movedRegion: try readMove(token)
         case .range: .range(try readRange(token))
-        case .pages: .pages(try readNumber(token, of: "pages", in: 1...Limits.regionPages))
+        case .pages: .pages(try readNumber(token, parameter, in: 1...Limits.regionPages))
         case .protection: .protection(try readProtection(token))
-        case .advice: .advice(try readWord(token, of: "an advice", AdviceName.self))
-        case .seed: .seed(UInt32(try readNumber(token, of: "a seed", in: Self.seeds)))
+        case .advice: .advice(try readWord(token, of: "an advice", Advice.self))
+        case .seed: .seed(UInt32(try readNumber(token, parameter, in: Self.seeds)))
         case .deviceKind: .deviceKind(try readWord(token, of: "a kind of device", DeviceKindName.self))
         case .size: .size(try readSize(token))
         case .mapOptions: .mapOptions([])
@@ -101,9 +101,8 @@ extension Parser {
 
     private func readSize(_ token: Token) throws(Diagnostic) -> UInt64 {
         let limits = Limits.deviceMemoryBytes
-        let form = "a number of bytes with K, M, G or T behind it, such as 64M"
         guard let bytes = ByteSize.parse(token.text) else {
-            throw Diagnostic(token.position, "'\(token.text)' is no size", expected: form)
+            throw Diagnostic(token.position, "'\(token.text)' is no size", expected: Verb.Parameter.size.expectation)
         }
         guard limits.contains(bytes), bytes % limits.lowerBound == 0 else {
             let (low, high) = (ByteSize.text(limits.lowerBound), ByteSize.text(limits.upperBound))
@@ -115,15 +114,13 @@ extension Parser {
 
     /// A decimal number; more digits than fit are too large, not malformed.
     private func readNumber(
-        _ token: Token, of what: String, in limits: ClosedRange<Int>
+        _ token: Token, _ parameter: Verb.Parameter, in limits: ClosedRange<Int>
     ) throws(Diagnostic) -> Int {
         guard let number = decimal(token.text[...]) else {
-            throw Diagnostic(token.position, "'\(token.text)' is no number", expected: what)
+            throw Diagnostic(token.position, "'\(token.text)' is no number", expected: parameter.expectation)
         }
         guard limits.contains(number) else {
-            throw Diagnostic(
-                token.position, "\(token.text) is out of bounds",
-                expected: "\(what) from \(limits.lowerBound) to \(limits.upperBound)")
+            throw Diagnostic(token.position, "\(token.text) is out of bounds", expected: parameter.expectation)
         }
         return number
     }
@@ -143,7 +140,7 @@ extension Parser {
         throw Diagnostic(position, "unknown region '\(name)'", expected: "the name of a 'map' before it")
     }
 
-    private mutating func readMove(_ token: Token) throws(Diagnostic) -> Argument {
+    private mutating func readMove(_ token: Token) throws(Diagnostic) -> Operand {
         let region = try region(named: token.text[...], at: token.position)
         guard let slot = names.takeSlots(forPages: scenario.regions[region.index].pageCount) else {
             throw Diagnostic(token.position, "no room to move to", expected: "fewer regions and moves")
@@ -162,7 +159,7 @@ extension Parser {
         let inner = text[text.index(after: bracket)...]
         let offset = text.unicodeScalars.distance(from: text.startIndex, to: bracket) + 1
         let position = token.position(at: offset)
-        let form = "a region, a page such as a[3], or pages such as a[0..<8]"
+        let form = Verb.Parameter.range.expectation
         guard inner.hasSuffix("]") else { throw Diagnostic(position, "'\(text)' is no range", expected: form) }
         let bounds = inner.dropLast()
         guard let dots = bounds.range(ofDots: "..<") else {

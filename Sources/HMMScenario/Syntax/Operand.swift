@@ -37,21 +37,13 @@ package struct MapOptions: OptionSet, Hashable, Sendable {
     ]
 }
 
-/// The advice of `advise`.
-package enum AdviceName: String, CaseIterable, Sendable {
-    case hugepage, nohugepage, dontneed, pageout, collapse
-    case populateRead = "populate-read"
-    case populateWrite = "populate-write"
-    case remove
-}
-
 /// The kind of a device's memory.
 package enum DeviceKindName: String, CaseIterable, Sendable {
     case `private`, coherent
 }
 
 /// A value of a statement's parameter.
-package enum Argument: Hashable, Sendable {
+package enum Operand: Hashable, Sendable {
     /// A region that `map` makes.
     case newRegion(RegionID)
     /// A region and the fresh place where it goes.
@@ -60,7 +52,7 @@ package enum Argument: Hashable, Sendable {
     case pages(Int)
     case protection(Protection)
     case mapOptions(MapOptions)
-    case advice(AdviceName)
+    case advice(Advice)
     case seed(UInt32)
     case process(ProcessID)
     case device(DeviceID)
@@ -68,8 +60,8 @@ package enum Argument: Hashable, Sendable {
     case size(UInt64)
 }
 
-extension Argument {
-    /// The argument as text; empty when nothing is written for it.
+extension Operand {
+    /// The operand as text; empty when nothing is written for it.
     func text(in scenario: Scenario) -> String {
         switch self {
         case .newRegion(let region), .move(let region, _): scenario.regions[region.index].name

@@ -1,0 +1,95 @@
+import HMM
+
+/// The devices of a scenario that is being played.
+final class PlayedDevices: @unchecked Sendable {
+    private let machine: Machine
+    private let turnstile = Turnstile()
+    /// By the device's number; made at first use. Guarded by `turnstile`.
+    private var devices: [DmirrorDevice?]
+    private let declared: [Scenario.Device]
+
+    init(machine: Machine, declared: [Scenario.Device]) {
+        self.machine = machine
+        self.declared = declared
+        devices = Array(repeating: nil, count: declared.count)
+    }
+
+    func device(_ id: DeviceID) throws(HMMError) -> DmirrorDevice {
+        try turnstile.with { () throws(HMMError) in
+            if let device = devices[id.index] { return device }
+            let description = declared[id.index]
+            let device = try DmirrorDevice(
+                machine: machine, name: description.name,
+                kind: description.kind == .private ? .private : .coherent, index: id.index,
+                capacityBytes: description.memoryBytes)
+            devices[id.index] = device
+            return device
+        }
+    }
+}
+
+/// The mirrors that a process has open, one a device, as a process has open files: a request holds the file, and
+/// `close` is the last close only when no request does.
+final class OpenMirrors: @unchecked Sendable {
+    private final class File {
+        let mirror: DmirrorMirror
+        /// Requests under way, and one for being open. Guarded by the turnstile.
+        var users = 1
+        init(_ mirror: DmirrorMirror) { self.mirror = mirror }
+    }
+
+    private let space: AddressSpace
+    private let devices: PlayedDevices
+    private let turnstile = Turnstile()
+    /// By the device's number. Guarded by `turnstile`.
+    private var files: [File?] = Array(repeating: nil, count: Limits.devices)
+
+    init(space: AddressSpace, devices: PlayedDevices) {
+        self.space = space
+        self.devices = devices
+    }
+
+    /// Runs a request on the mirror, which is opened if it is not.
+    func with<Result>(
+        _ device: DeviceID, _ body: (DmirrorMirror) throws(HMMError) -> Result
+    ) throws(HMMError) -> Result {
+        let file = try open(device)
+        defer { put(file) }
+        return try body(file.mirror)
+    }
+
+    private func open(_ device: DeviceID) throws(HMMError) -> File {
+        try turnstile.with { () throws(HMMError) in
+            let file: File
+            if let open = files[device.index] {
+                file = open
+            } else {
+                file = File(try devices.device(device).open(space))
+                files[device.index] = file
+            }
+            file.users += 1
+            return file
+        }
+    }
+
+    private func put(_ file: File) {
+        let isLast = turnstile.with {
+            file.users -= 1
+            return file.users == 0
+        }
+        if isLast { file.mirror.close() }
+    }
+
+    /// Closes the mirror; nothing happens when it is not open.
+    func close(_ device: DeviceID) {
+        let file = turnstile.with {
+            defer { files[device.index] = nil }
+            return files[device.index]
+        }
+        if let file { put(file) }
+    }
+
+    func closeAll() {
+        for index in files.indices { close(DeviceID(index: index)) }
+    }
+}

@@ -1,0 +1,30 @@
+/// A statement and what it answered.
+package struct StatementOutcome: Sendable {
+    package var statement: Statement
+    package var result: StatementResult
+
+    package init(statement: Statement, result: StatementResult) {
+        self.statement = statement
+        self.result = result
+    }
+
+    package var failedExpectations: [Expectation] {
+        let text = result.text
+        return statement.expectations.filter { !$0.matches(text) }
+    }
+
+    /// The line of the recordings.
+    package var line: String { "\(statement.line) \(result.text)" }
+}
+
+/// A scenario that was played.
+package struct ScenarioOutcome: Sendable {
+    package var scenario: Scenario
+    /// In the order of the text.
+    package var statements: [StatementOutcome] = []
+    package var summary = PlaySummary()
+    /// Invariants that did not hold, each with the line after which that was seen. Empty unless they were checked.
+    package var violations: [String] = []
+
+    package init(scenario: Scenario) { self.scenario = scenario }
+}

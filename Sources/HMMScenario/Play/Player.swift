@@ -1,0 +1,100 @@
+import HMM
+
+/// Plays one scenario on a fresh machine.
+package final class Player: @unchecked Sendable {
+    package struct Options: Sendable {
+        package var configuration = MachineConfiguration()
+        /// Check all invariants of the machine after every step and at the end.
+        package var checksInvariants = false
+
+        package init() {}
+    }
+
+    package let scenario: Scenario
+    package let machine: Machine
+    private let options: Options
+    let devices: PlayedDevices
+    private let lock = SpinLock(.leaf)
+    /// By the process's number; nil until it was forked. Guarded by `lock`.
+    private var processes: [PlayedProcess?]
+
+    package init(_ scenario: Scenario, _ options: Options = Options()) throws(HMMError) {
+        self.scenario = scenario
+        self.options = options
+        machine = try Machine(options.configuration)
+        devices = PlayedDevices(machine: machine, declared: scenario.devices)
+        processes = Array(repeating: nil, count: scenario.processes.count)
+        processes[0] = PlayedProcess(
+            space: try machine.makeAddressSpace(), starts: scenario.regions.map(\.start), devices: devices)
+    }
+
+    func process(_ id: ProcessID) -> PlayedProcess? { lock.withLock { processes[id.index] } }
+    func setProcess(_ id: ProcessID, _ process: PlayedProcess) { lock.withLock { processes[id.index] = process } }
+
+    /// Plays all statements, then ends the processes that still run. Each outcome is reported as it is there, in the order
+    /// of the text; those of a race when all its threads are done.
+    package func play(_ report: (StatementOutcome) -> Void = { _ in }) -> ScenarioOutcome {
+        var outcome = ScenarioOutcome(scenario: scenario)
+        let start = SyncClock.now()
+        let thread = PlayThread(player: self)
+        for step in scenario.steps {
+            let outcomes =
+                switch step {
+                case .statement(let statement): [thread.run(statement)]
+                case .race(let race): run(race)
+                }
+            outcomes.forEach(report)
+            outcome.statements += outcomes
+            noteMemory(&outcome.summary)
+            if options.checksInvariants { check(after: outcomes.last, &outcome) }
+        }
+        thread.leave()
+        finish(&outcome)
+        outcome.summary.nanoseconds = SyncClock.now() - start
+        return outcome
+    }
+
+    /// Each group is a thread of its own. Their outcomes, group by group, which is the order of the text.
+    private func run(_ race: Race) -> [StatementOutcome] {
+        let groups = race.groups.map { GroupRun(player: self, group: $0) }
+        let threads = groups.map { group in SyncThread.spawn(name: group.group.name) { group.run() } }
+        threads.forEach { $0.join() }
+        return groups.flatMap(\.outcomes)
+    }
+
+    private func check(after statement: StatementOutcome?, _ outcome: inout ScenarioOutcome) {
+        let place = statement.map { "after line \($0.statement.line)" } ?? "at the end"
+        outcome.violations += machine.checkInvariants().map { "\(place): \($0)" }
+    }
+
+    private func finish(_ outcome: inout ScenarioOutcome) {
+        // Children first, as a shell would wait for them.
+        for index in processes.indices.reversed() {
+            if let process = process(ProcessID(index: index)) { _ = process.exit() }
+        }
+        if options.checksInvariants { check(after: nil, &outcome) }
+        outcome.summary.scenarios = 1
+        outcome.summary.statements = outcome.statements.count
+        outcome.summary.expectations = outcome.statements.reduce(0) { $0 + $1.statement.expectations.count }
+        outcome.summary.failedExpectations = outcome.statements.reduce(0) { $0 + $1.failedExpectations.count }
+        noteCounts(&outcome.summary)
+    }
+}
+
+/// A group of a race and its outcomes. Touched by its thread until that is joined.
+private final class GroupRun: @unchecked Sendable {
+    let player: Player
+    let group: RaceGroup
+    private(set) var outcomes: [StatementOutcome] = []
+
+    init(player: Player, group: RaceGroup) {
+        self.player = player
+        self.group = group
+    }
+
+    func run() {
+        let thread = PlayThread(player: player)
+        for statement in group.statements { outcomes.append(thread.run(statement)) }
+        thread.leave()
+    }
+}

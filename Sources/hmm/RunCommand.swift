@@ -1,0 +1,177 @@
+import ArgumentParser
+import HMM
+import HMMScenario
+import Logging
+
+struct RunCommand: ParsableCommand {
+    static let configuration = CommandConfiguration(
+        commandName: "run",
+        abstract: "Play scenarios and print what the machine answers.",
+        discussion: """
+            A file holds scenarios; '== NAME' starts one, on a fresh machine with one process, 'main', and the devices dev0 \
+            and dev1 (private memory), dev2 and dev3 (coherent memory). '#' starts a comment. A RANGE is a region (a), a \
+            page of it (a[3]) or pages (a[0..<8]). 'NAME: STATEMENT' runs in process NAME.
+
+            \(RunCommand.statements)
+
+            'expect RESULT|RESULT|…' says what the statement before it answers; '*' stands for any text. 'race', \
+            'thread NAME' … 'end' runs groups of statements at the same time.
+
+            Exit status: 0; 1 if an 'expect' failed; 64 if a file or the command line has errors (nothing is played \
+            then); 66 if a file cannot be read; 70 if the machine cannot be made.
+
+            Examples:
+              hmm run Examples/scenarios/first-fault.hmm
+              hmm run --format plain --scenario 'fork-00*' Conformance/linux-6.12/fork.hmm
+              printf '== a\\nmap m 4 rw\\ndev0 read m\\ndev0 snapshot m\\n' | hmm run -
+            """)
+
+    enum Format: String, CaseIterable, ExpressibleByArgument {
+        case plain, person, json
+    }
+
+    @Argument(help: "Files with scenarios; '-' is standard input.", completion: .file(extensions: ["hmm"]))
+    var files: [String]
+
+    @Option(help: "plain: 'LINE RESULT', as recorded from a real kernel. person: for reading. json: one object a scenario.")
+    var format = Format.person
+
+    @Option(help: "Which kernel to answer as: 6.12 with its peculiarities, or next, which does what is right.")
+    var kernel = Kernel.linux6_12
+
+    @Option(name: .customLong("scenario"), help: "Play only scenarios whose name matches; '*' stands for any text.")
+    var pattern: String?
+
+    @Flag(name: .customLong("check"), help: "Check the invariants of the whole machine after every statement (slow).")
+    var checksInvariants = false
+
+    @OptionGroup var logging: LoggingOptions
+
+    func run() throws {
+        let logger = logging.logger()
+        let sources = try readAll(logger)
+        var options = Player.Options()
+        options.configuration.profile = kernel.profile
+        options.checksInvariants = checksInvariants
+        var printer = makePrinter()
+        var total = PlaySummary()
+        var isGood = true
+        for (file, scenarios) in sources {
+            for scenario in scenarios {
+                let outcome = try play(scenario, of: file, options, &printer, logger)
+                total.add(outcome.summary)
+                isGood = isGood && outcome.summary.failedExpectations == 0 && outcome.violations.isEmpty
+            }
+        }
+        printer.finish(total)
+        if !isGood { throw ExitCode(1) }
+    }
+
+    private func makePrinter() -> any ReportPrinter {
+        switch format {
+        case .plain: PlainPrinter(write: Console.write)
+        case .person: PersonPrinter(isColored: Console.wantsColor, write: Console.write)
+        case .json: JSONPrinter(write: Console.write)
+        }
+    }
+
+    /// Reads every file before anything is played, so that an error in the last one stops all.
+    private func readAll(_ logger: Logger) throws -> [(file: String, scenarios: [Scenario])] {
+        var sources: [(String, [Scenario])] = []
+        var hasErrors = false
+        for file in files {
+            let name = file == "-" ? "<stdin>" : file
+            do {
+                let scenarios = try Parser.parse(try TextFile.read(file))
+                logger.debug("read \(name): \(scenarios.count) scenarios")
+                sources.append((name, scenarios.filter(isWanted)))
+            } catch let errors as ScenarioErrors {
+                errors.diagnostics.forEach { Console.complain($0.description(file: name)) }
+                hasErrors = true
+            } catch let failure as TextFile.Failure {
+                Console.complain("hmm: \(failure)")
+                throw ExitCode(66)
+            }
+        }
+        if hasErrors { throw ExitCode(64) }
+        if let pattern, sources.allSatisfy({ $0.1.isEmpty }) {
+            throw ValidationError("No scenario's name matches '\(pattern)'.")
+        }
+        return sources
+    }
+
+    private func isWanted(_ scenario: Scenario) -> Bool {
+        pattern.map { Pattern(glob: $0).matches(scenario.name) } ?? true
+    }
+
+    private func play(
+        _ scenario: Scenario, of file: String, _ options: Player.Options, _ printer: inout any ReportPrinter,
+        _ logger: Logger
+    ) throws -> ScenarioOutcome {
+        let player: Player
+        do throws(HMMError) {
+            player = try Player(scenario, options)
+        } catch {
+            Console.complain("hmm: no machine for '\(scenario.name)': \(error)")
+            throw ExitCode(70)
+        }
+        printer.begin(scenario, file: file)
+        let outcome = player.play { printer.add($0, of: scenario) }
+        printer.end(outcome, file: file)
+        complain(outcome, file)
+        let milliseconds = outcome.summary.nanoseconds / 1_000_000
+        logger.info("played \(scenario.name): \(outcome.statements.count) statements in \(milliseconds) ms")
+        return outcome
+    }
+
+    /// Says on standard error what a person would miss in the plain and JSON forms.
+    private func complain(_ outcome: ScenarioOutcome, _ file: String) {
+        guard format != .person else { return }
+        for statement in outcome.statements {
+            for expectation in statement.failedExpectations {
+                let failure = Diagnostic(
+                    expectation.position, "the result is '\(statement.result.text)'", expected: "'\(expectation.text)'")
+                Console.complain(failure.description(file: file))
+            }
+        }
+        outcome.violations.forEach { Console.complain("hmm: \(outcome.scenario.name): invariant broken \($0)") }
+    }
+}
+
+extension RunCommand {
+    /// The statements as a table, straight from the language's own.
+    private static let statements: String = {
+        let width = Verb.all.map(\.usage.count).max() ?? 0
+        let rows = Verb.all.map { verb in
+            verb.usage + String(repeating: " ", count: width - verb.usage.count) + "  " + verb.meaning
+        }
+        let legend: [(String, Verb.Parameter)] = [("PROT", .protection), ("KIND", .mapOptions), ("ADVICE", .advice)]
+        return (rows + [""] + legend.map { "\($0.0) is \($0.1.expectation)." }).joined(separator: "\n")
+    }()
+}
+
+/// The kernels that the model can answer as.
+enum Kernel: String, CaseIterable, ExpressibleByArgument {
+    case linux6_12 = "6.12"
+    case next
+
+    var profile: KernelProfile {
+        switch self {
+        case .linux6_12: .linux6_12
+        case .next: .next
+        }
+    }
+}
+
+struct LoggingOptions: ParsableArguments {
+    @Option(help: "What to log on standard error, from this level on.")
+    var logLevel = Logger.Level.warning
+
+    func logger() -> Logger {
+        var logger = Logger(label: "hmm", factory: { StreamLogHandler.standardError(label: $0) })
+        logger.logLevel = logLevel
+        return logger
+    }
+}
+
+extension Logger.Level: @retroactive ExpressibleByArgument {}
