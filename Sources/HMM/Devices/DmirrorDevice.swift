@@ -15,9 +15,13 @@ public struct DmirrorWarts: OptionSet, Hashable, Sendable {
     public static let migrateAnswersByTable = DmirrorWarts(rawValue: 1 << 2)
     /// W5: the close of a mirror moves all memory of the device home, that of other processes too.
     public static let closeEvictsEverybody = DmirrorWarts(rawValue: 1 << 3)
+    /// W8: what the device writes through an entry is not marked dirty. A shared page that a read fault made writable,
+    /// and that only the device wrote, is dropped by page-out as if nobody had: the bytes are lost.
+    public static let writesStayClean = DmirrorWarts(rawValue: 1 << 4)
 
     public static let linux6_12: DmirrorWarts = [
         .erasesPageBehind, .ownReadOnlyPagesStaySo, .migrateAnswersByTable, .closeEvictsEverybody,
+        .writesStayClean,
     ]
 }
 

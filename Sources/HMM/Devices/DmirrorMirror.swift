@@ -33,11 +33,12 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         self.device = device
         self.space = space
         self.owner = owner
+        let noteWrite: @Sendable (MirrorRun) -> Void = { [weak space] run in
+            space?.noteDeviceWrite(run.pages, firstFrame: run.firstFrame)
+        }
         table = FlatMirror(
             onConflict: .replace,
-            effects: MirrorEffects(reportDirty: { [weak space] run in
-                space?.noteDeviceWrite(run.pages, firstFrame: run.firstFrame)
-            }),
+            effects: MirrorEffects(reportDirty: device.warts.contains(.writesStayClean) ? nil : noteWrite),
             mayAllocate: { [injector = device.machine.faultInjector] in !injector.shouldFail(.directory) })
     }
 
