@@ -10,11 +10,11 @@ extension AddressSpace {
     /// The frame is put into the swap cache, locked, before it is read: a second fault on the slot finds it there and
     /// waits.
     func swapIn(_ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf) -> FaultOutcome {
-        guard let frame = lockedSwapPage(leaf.swapSlot, pte, leaf) else {
+        guard let (frame, isFresh) = lockedSwapPage(leaf.swapSlot, pte, leaf) else {
             return tables.read(pte) == leaf.entry ? .outOfMemory : .done
         }
         tables.lock(pte)
-        if tables.read(pte) == leaf.entry { install(fault, pte, leaf, frame) }
+        if tables.read(pte) == leaf.entry { install(fault, pte, leaf, frame, isFresh: isFresh) }
         tables.unlock(pte)
         frames.unlockFolio(frame)
         frames.put(frame)
@@ -22,11 +22,14 @@ extension AddressSpace {
     }
 
     /// Replaces the entry. The folio and the table are locked, and the caller holds a reference.
-    private func install(_ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf, _ frame: FrameNumber) {
+    private func install(
+        _ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf, _ frame: FrameNumber, isFresh: Bool
+    ) {
         let vma = fault.vma
         machine.swap.put(leaf.swapSlot)
-        // A writer wants the page for itself; two references are the caller's and the cache's.
-        if fault.write, frames.refCount(frame) == 2 { machine.tryFreeSwap(frame) }
+        // A writer wants the page for itself; and swap that answers at once, as a RAM disk does, keeps no slot for a page
+        // whose only user just read it. Two references are the caller's and the cache's.
+        if fault.write || isFresh, frames.refCount(frame) == 2 { machine.tryFreeSwap(frame) }
         let isExclusive = leaf.isSwapExclusive || frames.refCount(frame) == 1
         if frames.mapping(ofHead: frame) == .none {
             // A page that others may share is found from the oldest reverse map, which all of them are linked to.
@@ -45,13 +48,16 @@ extension AddressSpace {
         tables.set(pte, entry)
     }
 
-    /// The frame of a slot, locked and referenced. Nil when the entry changed or there is no memory.
-    private func lockedSwapPage(_ slot: SwapSlot, _ pte: EntryPointer, _ leaf: SoftLeaf) -> FrameNumber? {
+    /// The frame of a slot, locked and referenced, and whether it had to be read. Nil when the entry changed or there is
+    /// no memory.
+    private func lockedSwapPage(
+        _ slot: SwapSlot, _ pte: EntryPointer, _ leaf: SoftLeaf
+    ) -> (frame: FrameNumber, isFresh: Bool)? {
         while tables.read(pte) == leaf.entry {
             if let cached = machine.swap.cachedFrame(slot) {
                 guard frames.tryGet(cached) else { continue }
                 frames.lockFolio(cached)
-                if machine.swap.cachedFrame(slot) == cached { return cached }
+                if machine.swap.cachedFrame(slot) == cached { return (cached, false) }
                 frames.unlockFolio(cached)
                 frames.put(cached)
                 continue
@@ -61,7 +67,7 @@ extension AddressSpace {
             precondition(isFirst, "a new page was locked")
             if machine.swap.insertCache(slot, frame) {
                 readSwapped(frame, slot)
-                return frame
+                return (frame, true)
             }
             frames.unlockFolio(frame)
             frames.put(frame)

@@ -69,7 +69,7 @@ public final class FileMapping: @unchecked Sendable {
             clearPages(frames.bytes(of: frame))
         }
         frames.setMapping(frame, .file(id), index: UInt64(index))
-        frames.setFlags(frame, FrameFlags.upToDate | FrameFlags.onLRU | FrameFlags.dirty)
+        frames.setFlags(frame, FrameFlags.upToDate | FrameFlags.onLRU)
         let isFirst = frames.tryLockFolio(frame)
         precondition(isFirst, "a new page was locked")
         frames.get(frame)  // the reference of the cache
@@ -79,6 +79,8 @@ public final class FileMapping: @unchecked Sendable {
             return false
         }
         if case .swap(let slot) = old {
+            // Without its slot the frame holds the only copy. A hole's zeros come back by themselves.
+            frames.setFlags(frame, FrameFlags.dirty)
             machine.swap.put(slot)
             machine.statistics.swapIns.add()
         }

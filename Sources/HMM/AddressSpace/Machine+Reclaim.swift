@@ -51,12 +51,17 @@ extension Machine {
         return true
     }
 
-    /// A page of shared memory: its slot in the file takes the swap entry.
+    /// A page of shared memory: its slot in the file takes the swap entry. A page that nobody wrote is just dropped: it
+    /// is what the file has there, zeros.
     private func reclaimShared(_ head: FrameNumber) {
-        guard let file = files.find(frames.mapping(ofHead: head).id), unmapForReclaim(head),
-            let slot = swap.allocate()
-        else { return }
+        guard let file = files.find(frames.mapping(ofHead: head).id), unmapForReclaim(head) else { return }
         let index = Int(frames.index(ofHead: head))
+        guard frames.hasFlags(head, FrameFlags.dirty) else {
+            guard frames.freeze(head, expected: 2) else { return }
+            let isDropped = file.cache.replace(index, .frame(head), with: .empty)
+            return frames.unfreeze(head, count: isDropped ? 1 : 2)
+        }
+        guard let slot = swap.allocate() else { return }
         guard frames.freeze(head, expected: 2) else { return swap.put(slot) }
         swap.write(slot, from: frames.bytes(of: head))
         let isReplaced = file.cache.replace(index, .frame(head), with: .swap(slot))
