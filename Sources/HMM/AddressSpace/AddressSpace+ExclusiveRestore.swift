@@ -1,5 +1,12 @@
 import Synchronization
 
+/// What is told of pages that change hands between a device and everybody else.
+public protocol ExclusiveObserver: AnyObject, Sendable {
+    /// Called with the folio locked; takes no locks of the core.
+    func exclusiveGranted(_ page: PageNumber, to owner: NotifierOwner)
+    func exclusiveRestored(_ page: PageNumber)
+}
+
 // Taking a page back from the device that has it exclusively. Making it exclusive is in Exclusive/.
 //
 // Kernel: mm/memory.c remove_device_exclusive_entry, restore_exclusive_pte, try_restore_exclusive_pte (6.12).
@@ -14,9 +21,11 @@ extension AddressSpace {
         frames.lockFolio(head)
         let invalidation = beginInvalidation(.exclusive, page..<page.advanced(by: 1))
         tables.lock(pte)
-        if tables.read(pte) == leaf.entry { restore(vma, pte, leaf) }
+        let isOurs = tables.read(pte) == leaf.entry
+        if isOurs { restore(vma, pte, leaf) }
         tables.unlock(pte)
         invalidation.end()
+        if isOurs { exclusiveObserver?.exclusiveRestored(page) }
         frames.unlockFolio(head)
         frames.put(head)
         return .done

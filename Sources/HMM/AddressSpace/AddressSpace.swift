@@ -21,6 +21,8 @@ public final class AddressSpace: @unchecked Sendable {
     private let cpuCount = Atomic<Int>(0)
     /// False once the last user is gone. Guarded by the mmap lock.
     private(set) var isAlive = true
+    /// Told of pages that become exclusive to a device, or stop being so. Set before devices are attached.
+    public weak var exclusiveObserver: (any ExclusiveObserver)?
     var frames: FrameTable { machine.frames }
 
     init(machine: Machine) throws(HMMError) {

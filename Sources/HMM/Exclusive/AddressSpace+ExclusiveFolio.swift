@@ -1,0 +1,121 @@
+import Synchronization
+
+// Exclusive access as Linux 6.12 gives it, for drivers that must answer as that kernel does
+// (`KernelProfile.exclusiveConvertsFolio`): a batch of pages, each by a walk over all mappings of its whole folio.
+//
+// Visible differences: the head page of a folio that is large but mapped by single entries takes all its pages along,
+// also those in a read-only part; tail pages are refused; a locked folio is refused; a batch in which one page failed
+// leaves the others exclusive.
+//
+// Kernel: mm/rmap.c make_device_exclusive_range, page_make_device_exclusive_one (6.12).
+
+/// What came of a batch.
+public struct ExclusiveBatch: ~Copyable {
+    /// Pages of the batch that could be faulted in writable, counted from the first.
+    public let reached: Int
+    /// The frames of pages made exclusive; `FrameNumber.none` for the others. Their folios are locked and referenced.
+    public let granted: [FrameNumber]
+    private let frames: FrameTable
+
+    init(granted: [FrameNumber], frames: FrameTable) {
+        reached = granted.count
+        self.granted = granted
+        self.frames = frames
+    }
+
+    /// Unlocks what was granted.
+    public consuming func release() {}
+
+    deinit {
+        for frame in granted where frame != .none {
+            frames.unlockFolio(frame)
+            frames.put(frame)
+        }
+    }
+}
+
+extension AddressSpace {
+    /// Pages of a batch at most.
+    public static let exclusiveBatchLimit = 64
+
+    /// Makes pages exclusive in the way of 6.12. The mmap lock is held for reading.
+    ///
+    /// - Throws: when not even the first page can be faulted in: `.badAddress`, `.outOfMemory`.
+    public func makeExclusiveBatch(_ pages: PageRange) throws(HMMError) -> ExclusiveBatch {
+        precondition(pages.pageCount <= Self.exclusiveBatchLimit, "a batch of too many pages")
+        var granted: [FrameNumber] = []
+        for page in pages {
+            do throws(HMMError) {
+                granted.append(try reference(page, [.write, .splitHuge]))
+            } catch {
+                if granted.isEmpty { throw error }
+                break
+            }
+        }
+        for (i, frame) in granted.enumerated() {
+            if convertFolio(frame, at: pages.lowerBound.advanced(by: i)) { continue }
+            frames.put(frame)
+            granted[i] = .none
+        }
+        return ExclusiveBatch(granted: granted, frames: frames)
+    }
+
+    /// Leaves the folio locked if `page` became exclusive.
+    private func convertFolio(_ frame: FrameNumber, at page: PageNumber) -> Bool {
+        let head = frames.head(of: frame)
+        guard frame == head, frames.tryLockFolio(head) else { return false }
+        let isMade =
+            frames.mapping(ofHead: head).isAnonymous && !frames.hasFlags(head, FrameFlags.hugetlb)
+            && convertMappings(head, askedFor: page)
+        if !isMade { frames.unlockFolio(head) }
+        return isMade
+    }
+
+    /// Whether the page asked for was writable, and no present mapping of the folio is left.
+    private func convertMappings(_ head: FrameNumber, askedFor page: PageNumber) -> Bool {
+        var isValid = false
+        machine.walkReverseMap(head) { vma, pages, offset in
+            vma.space.convertPart(vma, pages, head + offset, isAsked: { vma.space === self && $0 == page }, &isValid)
+        }
+        guard isValid else { return false }
+        var exclusive = 0
+        machine.walkReverseMap(head) { vma, pages, offset in
+            exclusive += vma.space.countExclusive(pages, head + offset)
+            return true
+        }
+        return exclusive == frames.mappingCount(head)
+    }
+
+    /// Converts the entries of one VMA in order. Stops at an entry that is exclusive already.
+    fileprivate func convertPart(
+        _ vma: VMA, _ pages: PageRange, _ first: FrameNumber, isAsked: (PageNumber) -> Bool, _ isValid: inout Bool
+    ) -> Bool {
+        let invalidation = beginInvalidation(.exclusive, pages)
+        var goesOn = true
+        for i in 0..<pages.pageCount where goesOn {
+            let page = pages.lowerBound.advanced(by: i)
+            guard let pte = tables.lockPTE(page) else { continue }
+            let entry = tables.read(pte)
+            if entry.isPresent, entry.frame == first + i {
+                replaceByExclusive(pte, first + i)
+                if isAsked(page), entry.isWritable { isValid = true }
+            } else if let leaf = entry.softLeaf, leaf.kind == .deviceExclusive, leaf.frame == first + i {
+                goesOn = false
+            }
+            tables.unlock(pte)
+        }
+        invalidation.end()
+        return goesOn
+    }
+
+    fileprivate func countExclusive(_ pages: PageRange, _ first: FrameNumber) -> Int {
+        var count = 0
+        for i in 0..<pages.pageCount {
+            guard let pte = tables.entry(pages.lowerBound.advanced(by: i), .pte),
+                let leaf = tables.read(pte).softLeaf, leaf.kind == .deviceExclusive
+            else { continue }
+            if leaf.frame == first + i { count += 1 }
+        }
+        return count
+    }
+}

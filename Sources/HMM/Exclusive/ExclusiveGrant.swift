@@ -1,0 +1,29 @@
+/// A page that was just made exclusive to a device, its folio locked and referenced.
+///
+/// Until the grant is released nobody can take the page back: that is the time in which the driver programs its device.
+/// It is released by `release()`, or when it goes out of scope.
+///
+/// Exclusive means: no CPU has a mapping, and no device that listens to notifiers. Who took a reference to the page
+/// before (a pin, a system call under way) still reaches it.
+public struct ExclusiveGrant: ~Copyable {
+    public let page: PageNumber
+    /// The page's frame; where its bytes are, before and after.
+    public let frame: FrameNumber
+    private let frames: FrameTable
+
+    /// The folio of `frame` is locked and referenced, and both pass to the grant.
+    init(page: PageNumber, frame: FrameNumber, frames: FrameTable) {
+        self.page = page
+        self.frame = frame
+        self.frames = frames
+    }
+
+    /// The device is programmed: from now on the page may be taken back.
+    public consuming func release() {}
+
+    deinit {
+        let head = frames.head(of: frame)
+        frames.unlockFolio(head)
+        frames.put(head)
+    }
+}
