@@ -65,6 +65,9 @@ public final class CPU: @unchecked Sendable {
     public func withPage<Result>(
         _ page: PageNumber, for access: AccessKind, _ body: (UnsafeMutablePointer<Atomic<UInt64>>) -> Result
     ) throws(AccessFault) -> Result {
+        // A device may hold the page for a while; whoever waits for it is not overtaken until the access has succeeded.
+        var turn: ResidenceTurns.Turn?
+        defer { if let turn { space.notifiers.turns.give(turn) } }
         for _ in 0..<Self.faultLimit {
             schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
             open()
@@ -74,6 +77,7 @@ public final class CPU: @unchecked Sendable {
                 return result
             }
             close()
+            if turn == nil { turn = space.notifiers.turns.take(page..<page.advanced(by: 1)) }
             try fault(page, access)
         }
         fatalError("a CPU faulted \(Self.faultLimit) times on one page without getting it: \(page)")

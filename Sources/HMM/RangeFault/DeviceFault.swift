@@ -16,6 +16,14 @@ public struct DeviceFaultPolicy: Sendable {
     public var deadlineNanoseconds: UInt64?
 
     public init() {}
+
+    /// Lets the others finish, with no lock held.
+    func pause(after rounds: Int) {
+        guard rounds > 1 else { return }
+        let doubled = firstPauseNanoseconds << UInt64(min(rounds - 2, 20))
+        let longest = max(1, min(doubled, longestPauseNanoseconds))
+        SyncClock.sleep(nanoseconds: longest / 2 + SyncRandom.next() % (longest / 2 + 1))
+    }
 }
 
 extension DeviceAddressSpace {
@@ -56,7 +64,7 @@ extension DeviceAddressSpace {
                 rounds <= policy.optimisticRounds || policy.deadlineNanoseconds != nil
                 ? try optimisticRound(&range, prepare, commit) : try pessimisticRound(&range, prepare, commit)
             if isDone { break }
-            pause(after: rounds, policy)
+            policy.pause(after: rounds)
         }
         let isSnapshot = range.defaultRequest.isEmpty && range.requestMask.isEmpty
         if !isSnapshot { noteDeviceFault(rounds: rounds, entries: range.pages.pageCount) }
@@ -97,13 +105,5 @@ extension DeviceAddressSpace {
         // After the lock: an actor opens its start only with its own locks in hand, so none that is open waits for us.
         range.sequence = range.interval.readBegin()
         return try rangeFault(&range) == .done ? try commit(range) : false
-    }
-
-    /// Lets the others finish, with no lock held.
-    private func pause(after rounds: Int, _ policy: DeviceFaultPolicy) {
-        guard rounds > 1 else { return }
-        let doubled = policy.firstPauseNanoseconds << UInt64(min(rounds - 2, 20))
-        let longest = max(1, min(doubled, policy.longestPauseNanoseconds))
-        SyncClock.sleep(nanoseconds: longest / 2 + SyncRandom.next() % (longest / 2 + 1))
     }
 }
