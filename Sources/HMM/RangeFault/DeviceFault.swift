@@ -38,7 +38,8 @@ extension DeviceAddressSpace {
     ///
     /// - Parameters:
     ///   - prepare: called in each round with the mmap lock held; looks mappings up, and may move the range and set
-    ///     requests. Nothing that it finds may be carried over to the next round.
+    ///     requests. Nothing that it finds may be carried over to the next round; requests of single pages must be set
+    ///     again, as results have taken their place.
     ///   - commit: called with the results, no driver lock held. Takes the driver lock, answers false if
     ///     `range.mustRetry()` (or the driver's own reasons) say so, else writes the mirror's entries and answers true.
     ///

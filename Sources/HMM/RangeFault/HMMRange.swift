@@ -20,11 +20,16 @@ public struct HMMRange: ~Copyable {
     public var defaultRequest: HMMPageRequest = []
     /// The part of the pages' own requests that counts.
     public var requestMask: HMMPageRequest = []
+    /// Fault only pages that need it, whatever the machine's profile says: for ranges in which some pages are asked for
+    /// and others only looked at.
+    public var isPrecise = false
     /// The caller's own device-private memory: pages there are reported by their frames. Those of others are brought
     /// home when they are requested.
     public var ownMemory: DeviceMemory?
     /// One word for each page of `pages`: a request, then a result.
     let words: UnsafeMutablePointer<UInt64>
+    /// Some word may have marks.
+    private(set) var hasMarks = false
     /// Counts for summaries: CPU faults made for this range.
     public internal(set) var faultCount = 0
 
@@ -43,6 +48,7 @@ public struct HMMRange: ~Copyable {
     public mutating func retarget(_ pages: PageRange) {
         precondition(pages.pageCount <= capacity, "a range was moved to more pages than it has room for")
         self.pages = pages
+        hasMarks = false
         words.update(repeating: 0, count: pages.pageCount)
     }
 
@@ -72,6 +78,7 @@ public struct HMMRange: ~Copyable {
 
     public mutating func setMarks(_ marks: HMMPageMarks, at index: Int) {
         precondition(index >= 0 && index < pages.pageCount, "no such page in the range")
+        hasMarks = true
         words[index] = words[index] & ~HMMPageWord.marksMask | marks.rawValue & HMMPageWord.marksMask
     }
 

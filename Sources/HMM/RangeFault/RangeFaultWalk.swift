@@ -31,6 +31,10 @@ struct RangeFaultWalk {
     let mask: UInt64
     /// The zone of the caller's own device-private memory, or -1.
     let ownZone: Int
+    /// [K] A fault runs to the end of the piece.
+    let runsToEndOfPiece: Bool
+    /// Some word has marks of the driver.
+    let hasMarks: Bool
     /// Where a restart continues.
     var last: PageNumber
     var faultCount = 0
@@ -42,6 +46,8 @@ struct RangeFaultWalk {
         defaults = range.defaultRequest.rawValue & HMMPageWord.requestMask
         mask = range.requestMask.rawValue & HMMPageWord.requestMask
         ownZone = range.ownMemory.map { Int($0.zone) } ?? -1
+        runsToEndOfPiece = space.machine.profile.rangeFaultRunsToEndOfPiece && !range.isPrecise
+        hasMarks = range.hasMarks
         last = range.pages.lowerBound
     }
 
@@ -154,37 +160,60 @@ struct RangeFaultWalk {
 
     // MARK: PTE tables
 
-    /// The hot loop: 512 relaxed loads, 512 stores, and one branch that is taken only at entries which need a decision.
-    ///
-    /// The bits asked for are the same for all pages, or the slow way looks at each page's own request.
+    /// A table of 4 KiB entries: runs of present entries with the right that all pages are asked for go by the hot loop,
+    /// the others one by one, and all of them if each page has a request of its own.
     private mutating func walkTable(_ step: PageTableCursor.Step, in vma: VMA) throws(HMMError) -> Step {
         let count = step.pages.pageCount
         let out = words + pages.lowerBound.distance(to: step.pages.lowerBound)
         let entries = step.entry
         schedulingPoint(.load, on: UInt(bitPattern: entries))
-        let wanted = HMMPageRequest(rawValue: defaults)
-        let isWriteWanted = wanted.contains([.fault, .write])
-        let writable = isWriteWanted ? PageTableEntry.writableBit : 0
-        let tested = PageTableEntry.presentBit | PageTableEntry.protNoneBit | writable
-        let expected = PageTableEntry.presentBit | writable
-        // A word with an impossible bit sends every entry to the slow way.
-        let always: UInt64 = isUniform ? 0 : 1 << 63
+        let isWriteWanted = HMMPageRequest(rawValue: defaults).contains([.fault, .write])
         var index = 0
         while index < count {
-            let raw = entries[index].load(ordering: .relaxed) | always
-            if (raw & (tested | always)) == expected {
-                let found =
-                    (raw & PageTableEntry.payloadMask) >> PageTableEntry.payloadShift
-                    | (raw & PageTableEntry.writableBit) << 61 | HMMPageWord.valid
-                out[index] = out[index] & HMMPageWord.marksMask | found
-                index += 1
-                continue
+            if isUniform {
+                index += Self.copyPresent(
+                    entries + index, out + index, count - index, writable: isWriteWanted,
+                    hasMarks: hasMarks)
+                guard index < count else { break }
             }
-            let entry = PageTableEntry(raw: raw & ~always)
+            let entry = PageTableEntry(raw: entries[index].load(ordering: .relaxed))
             if try walkEntry(entry, entries + index, step.pages, index, in: vma) == .restart { return .restart }
             index += 1
         }
         return .next
+    }
+
+    /// The hot loop, for ranges with and without marks of the driver. Returns the number of entries before the first one
+    /// that is not present, not readable, or not writable if that is wanted.
+    ///
+    /// A function of its own, so that everything stays in registers.
+    @inline(never)
+    private static func copyPresent(
+        _ entries: EntryPointer, _ out: UnsafeMutablePointer<UInt64>, _ count: Int, writable: Bool, hasMarks: Bool
+    ) -> Int {
+        hasMarks
+            ? copyPresent(entries, out, count, writable, keeping: HMMPageWord.marksMask)
+            : copyPresent(entries, out, count, writable, keeping: 0)
+    }
+
+    /// A relaxed load and a store for each page, no calls, and one branch that ends it.
+    @inline(__always)
+    private static func copyPresent(
+        _ entries: EntryPointer, _ out: UnsafeMutablePointer<UInt64>, _ count: Int, _ writable: Bool,
+        keeping marks: UInt64
+    ) -> Int {
+        let wanted = PageTableEntry.presentBit | (writable ? PageTableEntry.writableBit : 0)
+        let tested = wanted | PageTableEntry.protNoneBit
+        var index = 0
+        while index < count {
+            let raw = entries[index].load(ordering: .relaxed)
+            if raw & tested != wanted { break }
+            // Nothing lies above an entry's payload, so the shift alone isolates the frame.
+            let found = raw &>> PageTableEntry.payloadShift | (raw & PageTableEntry.writableBit) &<< 61
+            out[index] = out[index] & marks | found | HMMPageWord.valid
+            index &+= 1
+        }
+        return index
     }
 
     /// One entry that needs a decision. A fault runs from its page to the end of `piece`.
@@ -289,7 +318,7 @@ struct RangeFaultWalk {
         last = piece.lowerBound
         var part = piece
         var isWrite = need.contains(.write)
-        if !space.machine.profile.rangeFaultRunsToEndOfPiece {
+        if !runsToEndOfPiece {
             part = firstRun(of: piece, entries)
             isWrite = self.need(word(of: part.lowerBound), found: 0).contains(.write)
         }
@@ -308,7 +337,7 @@ struct RangeFaultWalk {
 
     /// A huge leaf without a right that is needed: one fault at its first such page changes the whole of it.
     private mutating func faultLeaf(_ piece: PageRange, _ need: Need, in vma: VMA) throws(HMMError) -> Step {
-        if space.machine.profile.rangeFaultRunsToEndOfPiece { return try fault(piece, need, in: vma) }
+        if runsToEndOfPiece { return try fault(piece, need, in: vma) }
         var first = piece.lowerBound
         while self.need(word(of: first), found: 0) != need { first = first.advanced(by: 1) }
         let step = try fault(first..<first.advanced(by: 1), need, in: vma)
