@@ -14,6 +14,11 @@ final class PlayedDevices: @unchecked Sendable {
         devices = Array(repeating: nil, count: declared.count)
     }
 
+    /// The mirrors that are open on all devices, of all processes.
+    var openMirrors: [DmirrorMirror] {
+        turnstile.with { devices.flatMap { $0?.openMirrors ?? [] } }
+    }
+
     func device(_ id: DeviceID) throws(HMMError) -> DmirrorDevice {
         try turnstile.with { () throws(HMMError) in
             if let device = devices[id.index] { return device }

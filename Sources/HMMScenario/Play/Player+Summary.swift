@@ -18,5 +18,7 @@ extension Player {
     func noteMemory(_ summary: inout PlaySummary) {
         let tableBytes = UInt64(machine.tables.usedTables * Geometry.pageSizeBytes)
         summary.tableBytes = max(summary.tableBytes, tableBytes)
+        let mirrorBytes = UInt64(devices.openMirrors.reduce(0) { $0 + $1.tableBytes })
+        summary.mirrorBytes = max(summary.mirrorBytes, mirrorBytes)
     }
 }

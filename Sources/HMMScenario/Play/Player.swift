@@ -4,7 +4,7 @@ import HMM
 package final class Player: @unchecked Sendable {
     package struct Options: Sendable {
         package var configuration = MachineConfiguration()
-        /// Check all invariants of the machine after every step and at the end.
+        /// Check all invariants of the machine and of the open mirrors after every step and at the end.
         package var checksInvariants = false
 
         package init() {}
@@ -64,7 +64,8 @@ package final class Player: @unchecked Sendable {
 
     private func check(after statement: StatementOutcome?, _ outcome: inout ScenarioOutcome) {
         let place = statement.map { "after line \($0.statement.line)" } ?? "at the end"
-        outcome.violations += machine.checkInvariants().map { "\(place): \($0)" }
+        let found = machine.checkInvariants() + devices.openMirrors.flatMap { $0.checkInvariants() }
+        outcome.violations += found.map { "\(place): \($0)" }
     }
 
     private func finish(_ outcome: inout ScenarioOutcome) {
