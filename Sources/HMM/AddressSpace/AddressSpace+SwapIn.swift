@@ -16,7 +16,7 @@ extension AddressSpace {
         tables.lock(pte)
         if tables.read(pte) == leaf.entry { install(fault, pte, leaf, frame, isFresh: isFresh) }
         tables.unlock(pte)
-        frames.unlockFolio(frame)
+        frames.unlockFolio(frames.head(of: frame))
         frames.put(frame)
         return .done
     }
@@ -26,12 +26,13 @@ extension AddressSpace {
         _ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf, _ frame: FrameNumber, isFresh: Bool
     ) {
         let vma = fault.vma
+        let head = frames.head(of: frame)
         machine.swap.put(leaf.swapSlot)
         // A writer wants the page for itself; and swap that answers at once, as a RAM disk does, keeps no slot for a page
         // whose only user just read it. Two references are the caller's and the cache's.
-        if fault.write || isFresh, frames.refCount(frame) == 2 { machine.tryFreeSwap(frame) }
-        let isExclusive = leaf.isSwapExclusive || frames.refCount(frame) == 1
-        if frames.mapping(ofHead: frame) == .none {
+        if fault.write || isFresh, frames.refCount(head) == 2 { machine.tryFreeSwap(head) }
+        let isExclusive = leaf.isSwapExclusive || frames.refCount(head) == 1
+        if frames.mapping(ofHead: head) == .none {
             // A page that others may share is found from the oldest reverse map, which all of them are linked to.
             let object = isExclusive ? vma.anonVMA! : vma.anonVMA!.root
             frames.setMapping(frame, .anonymous(object.id), index: vma.index(of: fault.page))
@@ -56,9 +57,10 @@ extension AddressSpace {
         while tables.read(pte) == leaf.entry {
             if let cached = machine.swap.cachedFrame(slot) {
                 guard frames.tryGet(cached) else { continue }
-                frames.lockFolio(cached)
+                let head = frames.head(of: cached)
+                frames.lockFolio(head)
                 if machine.swap.cachedFrame(slot) == cached { return (cached, false) }
-                frames.unlockFolio(cached)
+                frames.unlockFolio(head)
                 frames.put(cached)
                 continue
             }
@@ -85,24 +87,36 @@ extension AddressSpace {
 }
 
 extension Machine {
-    /// Takes a page out of the swap cache. The folio is locked; the caller has a reference besides the cache's.
-    func removeFromSwapCache(_ frame: FrameNumber) {
-        guard frames.hasFlags(frame, FrameFlags.swapCache) else { return }
-        let slot = SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
-        frames.clearFlags(frame, FrameFlags.swapCache)
-        frames.record(frame).pointee.swapSlot.store(0, ordering: .relaxed)
-        // Without its slot the frame holds the only copy.
-        frames.setFlags(frame, FrameFlags.dirty)
-        swap.removeCache(slot)
-        swap.put(slot)
-        frames.put(frame)
+    /// The slot of a page in the swap cache.
+    func swapSlot(of frame: FrameNumber) -> SwapSlot {
+        SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
     }
 
-    /// Takes a page out of the swap cache if no entry names its slot. The folio is locked.
-    func tryFreeSwap(_ frame: FrameNumber) {
-        guard frames.hasFlags(frame, FrameFlags.swapCache) else { return }
-        let slot = SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
-        if swap.count(slot) == 1 { removeFromSwapCache(frame) }
+    /// Ends the caching of the folio's slots. The references of the cache are the caller's to drop. The folio is locked.
+    func forgetSwapCache(_ head: FrameNumber) {
+        frames.clearFlags(head, FrameFlags.swapCache)
+        for i in 0..<frames.pageCount(ofHead: head) {
+            let slot = swapSlot(of: head + i)
+            frames.record(head + i).pointee.swapSlot.store(0, ordering: .relaxed)
+            swap.removeCache(slot)
+            swap.put(slot)
+        }
+    }
+
+    /// Takes a folio out of the swap cache. It is locked; the caller has a reference besides the cache's.
+    func removeFromSwapCache(_ head: FrameNumber) {
+        guard frames.hasFlags(head, FrameFlags.swapCache) else { return }
+        // Without its slots the folio holds the only copy.
+        frames.setFlags(head, FrameFlags.dirty)
+        forgetSwapCache(head)
+        frames.put(head, count: Int32(frames.pageCount(ofHead: head)))
+    }
+
+    /// Takes a folio out of the swap cache if no entry names one of its slots. The folio is locked.
+    func tryFreeSwap(_ head: FrameNumber) {
+        guard frames.hasFlags(head, FrameFlags.swapCache) else { return }
+        for i in 0..<frames.pageCount(ofHead: head) where swap.count(swapSlot(of: head + i)) > 1 { return }
+        removeFromSwapCache(head)
     }
 
     /// A swap entry went. If that leaves the slot to the cache alone, and nobody maps the page, both go.
@@ -110,9 +124,10 @@ extension Machine {
         let cached = swap.cachedFrame(slot)
         swap.put(slot)
         guard let frame = cached, frames.tryGet(frame) else { return }
-        if frames.tryLockFolio(frame) {
-            if swap.cachedFrame(slot) == frame, frames.mappingCount(frame) == 0 { tryFreeSwap(frame) }
-            frames.unlockFolio(frame)
+        let head = frames.head(of: frame)
+        if frames.tryLockFolio(head) {
+            if swap.cachedFrame(slot) == frame, frames.mappingCount(head) == 0 { tryFreeSwap(head) }
+            frames.unlockFolio(head)
         }
         frames.put(frame)
     }

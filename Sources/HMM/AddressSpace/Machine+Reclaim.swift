@@ -15,38 +15,69 @@ extension Machine {
         }
         guard frames.tryLockFolio(head) else { return }
         defer { frames.unlockFolio(head) }
-        if frames.order(ofHead: head) > 0 { return reclaimLarge(head) }
-        if frames.mapping(ofHead: head).isFile { return reclaimShared(head) }
-        reclaimAnonymous(head)
+        guard !frames.mayBePinned(head) else { return }
+        if frames.order(ofHead: head) > 0 {
+            reclaimLarge(head)
+        } else if frames.mapping(ofHead: head).isFile {
+            reclaimShared(head)
+        } else {
+            _ = reclaimAnonymous(head)
+        }
     }
 
-    private func reclaimAnonymous(_ head: FrameNumber) {
-        guard addToSwap(head) else { return }
-        guard unmapForReclaim(head) else { return tryFreeSwap(head) }
-        let slot = SwapSlot(frames.record(head).pointee.swapSlot.load(ordering: .relaxed))
+    /// A large folio goes to swap as a whole, to slots in a row, and leaves as many swap entries. Where swap has no such
+    /// slots, and for shared memory, it is split and its pages go one by one.
+    private func reclaimLarge(_ head: FrameNumber) {
+        guard isFullyExplained(head, callers: 1) else { return }
+        if frames.mapping(ofHead: head).isAnonymous, reclaimAnonymous(head) { return }
+        let count = frames.pageCount(ofHead: head)
+        guard splitFolio(head) else { return }
+        let mapping = frames.mapping(ofHead: head)
+        let index = frames.index(ofHead: head)
+        for i in 1..<count {
+            // Pages that nothing maps were freed by the split, and may be something else by now.
+            guard frames.tryGet(head + i) else { continue }
+            let isStillOurs =
+                frames.mapping(ofHead: head + i) == mapping && frames.index(ofHead: head + i) == index + UInt64(i)
+                && !frames.isLarge(head + i)
+            if isStillOurs { reclaim(head + i) } else { frames.put(head + i) }
+        }
+        if mapping.isFile { reclaimShared(head) } else { _ = reclaimAnonymous(head) }
+    }
+
+    /// False when there is no place in swap. The folio is locked, and the caller has one reference.
+    private func reclaimAnonymous(_ head: FrameNumber) -> Bool {
+        guard addToSwap(head) else { return false }
+        guard unmapForReclaim(head) else {
+            tryFreeSwap(head)
+            return true
+        }
+        let count = frames.pageCount(ofHead: head)
         if frames.hasFlags(head, FrameFlags.dirty) {
-            swap.write(slot, from: frames.bytes(of: head))
+            for i in 0..<count { swap.write(swapSlot(of: head + i), from: frames.bytes(of: head + i)) }
             frames.clearFlags(head, FrameFlags.dirty)
-            statistics.swapOuts.add()
+            statistics.swapOuts.add(UInt64(count))
         }
         // Ours and the cache's. Anybody else's keeps the page in the cache, where a fault finds it.
-        guard frames.freeze(head, expected: 2) else { return }
-        frames.clearFlags(head, FrameFlags.swapCache)
-        frames.record(head).pointee.swapSlot.store(0, ordering: .relaxed)
-        swap.removeCache(slot)
-        swap.put(slot)
+        guard frames.freeze(head, expected: 1 + count) else { return true }
+        forgetSwapCache(head)
         frames.unfreeze(head, count: 1)
+        return true
     }
 
-    /// Gives the folio a slot and puts it into the swap cache, if it is not there yet.
+    /// Gives the folio a slot a page and puts it into the swap cache, if it is not there yet.
     private func addToSwap(_ head: FrameNumber) -> Bool {
         if frames.hasFlags(head, FrameFlags.swapCache) { return true }
-        guard let slot = swap.allocate() else { return false }
-        let isFirst = swap.insertCache(slot, head)
-        precondition(isFirst, "a new swap slot was cached")
-        swap.put(slot)  // the count of the allocation; the cache has its own
-        frames.get(head)
-        frames.record(head).pointee.swapSlot.store(slot.raw, ordering: .relaxed)
+        let count = frames.pageCount(ofHead: head)
+        guard let first = swap.allocate(count) else { return false }
+        frames.get(head, count: Int32(count))
+        for i in 0..<count {
+            let slot = SwapSlot(first.raw + UInt32(i))
+            let isFirst = swap.insertCache(slot, head + i)
+            precondition(isFirst, "a new swap slot was cached")
+            swap.put(slot)  // the count of the allocation; the cache has its own
+            frames.record(head + i).pointee.swapSlot.store(slot.raw, ordering: .relaxed)
+        }
         frames.setFlags(head, FrameFlags.swapCache | FrameFlags.dirty)
         return true
     }
@@ -69,58 +100,94 @@ extension Machine {
         if isReplaced { statistics.swapOuts.add() } else { swap.put(slot) }
     }
 
-    /// Replaces all entries that name the folio by what they need to find it again. False when some are left.
-    private func unmapForReclaim(_ head: FrameNumber) -> Bool {
+    /// Replaces all entries that name the folio by what they need to find it again: a swap entry for an anonymous page,
+    /// nothing for a page of a file. False when some are left, because a page may be pinned.
+    func unmapForReclaim(_ head: FrameNumber) -> Bool {
         var isUnmapped = true
-        walkReverseMap(head) { vma, pages, _ in
-            isUnmapped = vma.space.unmapForReclaim(pages.lowerBound, head)
+        walkReverseMap(head) { vma, pages, offset in
+            isUnmapped = vma.space.unmapForReclaim(pages, head + offset)
             return isUnmapped
         }
         return isUnmapped && frames.mappingCount(head) == 0
     }
 
-    /// Whether more than one mapping of the folio may exist, by a look at its first page.
+    /// Whether more than one mapping of the folio may exist: exact for small folios and whole mappings, by a look at the
+    /// first page for the rest.
+    ///
+    /// Kernel: include/linux/mm.h folio_likely_mapped_shared (6.12).
     func isLikelyShared(_ head: FrameNumber) -> Bool {
-        if frames.entireMappingCount(head) > 1 { return true }
+        let count = frames.mappingCount(head)
+        let size = frames.pageCount(ofHead: head)
+        guard size > 1, count > 1 else { return count > 1 }
+        if frames.entireMappingCount(head) > 0 || count > size { return true }
         return frames.mappingCount(ofPage: head) > 1
     }
 }
 
 extension AddressSpace {
-    /// Replaces the entry of `page` if it names the folio. False when it has to stay, because the page may be pinned.
-    fileprivate func unmapForReclaim(_ page: PageNumber, _ head: FrameNumber) -> Bool {
-        let invalidation = beginInvalidation(.clear, page..<page.advanced(by: 1))
-        let isDone = unmapInvalidated(page, head)
+    /// Replaces the entries of `pages` that name the frames from `first` on. False when one has to stay.
+    fileprivate func unmapForReclaim(_ pages: PageRange, _ first: FrameNumber) -> Bool {
+        let invalidation = beginInvalidation(.clear, pages)
+        var cursor = PageTableCursor(tables, pages)
+        var isDone = true
+        while isDone, let step = cursor.advance() {
+            let frame = first + pages.lowerBound.distance(to: step.pages.lowerBound)
+            switch step.kind {
+            case .hole, .pudLeaf: continue
+            case .pmdLeaf:
+                // Swap entries are single ones, so the leaf is split first.
+                if splitLeaf(step.entry, ifNaming: frame) { cursor.restart(at: step.pages.lowerBound) }
+            case .pteTable:
+                switch unmapRun(step, frame) {
+                case true?: continue
+                case false?: isDone = false
+                case nil: cursor.restart(at: step.pages.lowerBound)
+                }
+            }
+        }
         invalidation.end()
         return isDone
     }
 
-    private func unmapInvalidated(_ page: PageNumber, _ head: FrameNumber) -> Bool {
-        guard let pte = tables.lockPTE(page) else { return true }
+    /// Whether there is a table now.
+    private func splitLeaf(_ pmd: EntryPointer, ifNaming head: FrameNumber) -> Bool {
+        tables.lock(pmd)
+        defer { tables.unlock(pmd) }
+        let entry = tables.read(pmd)
+        if entry.isTable { return true }
+        guard entry.isHugeLeaf, !entry.isSpecial, entry.frame == head else { return false }
+        splitLeaf(pmd)
+        return true
+    }
+
+    /// The entries of one table. False when one had to stay, nil when the table is gone.
+    private func unmapRun(_ step: PageTableCursor.Step, _ frame: FrameNumber) -> Bool? {
+        tables.lock(step.entry)
+        defer { tables.unlock(step.entry) }
+        guard tables.read(step.parent) == step.seen else { return nil }
+        for i in 0..<step.pages.pageCount where !unmapEntry(step.entry + i, frame + i) { return false }
+        return true
+    }
+
+    private func unmapEntry(_ pte: EntryPointer, _ frame: FrameNumber) -> Bool {
         let seen = tables.read(pte)
-        let isPresent = seen.isPresent && seen.frame == head
-        let isExclusiveLeaf = seen.softLeaf?.kind == .deviceExclusive && seen.frame == head
-        guard isPresent || isExclusiveLeaf else {
-            tables.unlock(pte)
-            return true
-        }
+        let isPresent = seen.isPresent && !seen.isSpecial
+        guard seen.frame == frame, isPresent || seen.softLeaf?.kind == .deviceExclusive else { return true }
         let old = tables.exchange(pte, .empty)
         if isPresent { flushTLB() }
-        if frames.mapping(ofHead: head).isAnonymous {
-            let wasExclusive = frames.isAnonExclusive(head)
-            if wasExclusive, !frames.tryShareExclusive(head) {
+        if frames.isAnonymous(frame) {
+            let wasExclusive = frames.isAnonExclusive(frame)
+            if wasExclusive, !frames.tryShareExclusive(frame) {
                 tables.set(pte, old)
-                tables.unlock(pte)
                 return false
             }
-            let slot = SwapSlot(frames.record(head).pointee.swapSlot.load(ordering: .relaxed))
+            let slot = machine.swapSlot(of: frame)
             machine.swap.get(slot)
             tables.set(pte, SoftLeaf.swap(slot, exclusive: wasExclusive, tracking: old.trackingBits).entry)
         }
-        if isPresent, old.isDirty { markDirty(head) }
-        frames.removeMapping(head)
-        tables.unlock(pte)
-        frames.put(head)
+        if isPresent, old.isDirty { markDirty(frame) }
+        frames.removeMapping(frame)
+        frames.put(frame)
         return true
     }
 }

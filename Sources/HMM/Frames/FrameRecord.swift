@@ -34,8 +34,8 @@ package struct FrameFlags {
     /// Managed by the allocator's free lists.
     static let free: UInt32 = 1 << 25
 
-    /// The bits that a folio loses when its last reference goes.
-    static let clearedOnFree: UInt32 = ~(poisoned)
+    /// What the pages of a split folio take over from it.
+    static let inheritedBySplit = dirty | upToDate | onLRU | swapCache | referenced | lazyFree
 }
 
 /// What a frame belongs to: an anonymous reverse map or a file. One word, so that it is read whole.

@@ -38,26 +38,45 @@ package final class SwapArea: @unchecked Sendable {
     package var usedSlots: Int { lock.withLock { used } }
     package var totalSlots: Int { capacity }
 
-    /// A free slot with count 1, or nil when swap is full.
-    func allocate() -> SwapSlot? {
+    /// The first of `count` free slots in a row, each with count 1, or nil when there are none.
+    func allocate(_ count: Int = 1) -> SwapSlot? {
         guard !injector.shouldFail(.swapSlot) else { return nil }
         return lock.withLock {
-            let slot: UInt32
-            if let recent = freeSlots.popLast() {
-                slot = recent
+            let first: UInt32
+            if count == 1, let recent = freeSlots.popLast() {
+                first = recent
+            } else if let fresh = takeUntouched(count) ?? (count > 1 ? takeFreeRun(count) : nil) {
+                first = fresh
             } else {
-                guard Int(untouched) <= capacity else { return nil }
-                slot = untouched
-                untouched += 1
-                while counts.count <= Int(slot) {
-                    counts.append(0)
-                    cached.append(.none)
-                }
+                return nil
             }
-            counts[Int(slot)] = 1
-            used += 1
-            return SwapSlot(slot)
+            for slot in first..<first + UInt32(count) { counts[Int(slot)] = 1 }
+            used += count
+            return SwapSlot(first)
         }
+    }
+
+    /// Slots that were never used. The lock is held.
+    private func takeUntouched(_ count: Int) -> UInt32? {
+        guard Int(untouched) + count - 1 <= capacity else { return nil }
+        defer { untouched += UInt32(count) }
+        counts.append(contentsOf: repeatElement(0, count: count))
+        cached.append(contentsOf: repeatElement(.none, count: count))
+        return untouched
+    }
+
+    /// Slots in a row that were used and are free again: a search, done only when nothing untouched is left.
+    private func takeFreeRun(_ count: Int) -> UInt32? {
+        var length = 0
+        for slot in 1..<counts.count {
+            length = counts[slot] == 0 ? length + 1 : 0
+            if length == count {
+                let run = UInt32(slot - count + 1)...UInt32(slot)
+                freeSlots.removeAll { run.contains($0) }
+                return run.lowerBound
+            }
+        }
+        return nil
     }
 
     /// One more entry names the slot.
