@@ -29,12 +29,15 @@ let package = Package(
         .target(name: "HMM", dependencies: ["CLinux"], swiftSettings: settings),
         // The scenario language: text, statements, result lines, and the player.
         .target(name: "HMMScenario", dependencies: ["HMM"], swiftSettings: settings),
+        // What the host kernel takes for the operations of `hmm bench`.
+        .target(name: "CBench"),
         // The command.
         .executableTarget(
-            name: "hmm", dependencies: ["HMM", "HMMScenario", "CLinux", argumentParser, logging],
+            name: "hmm", dependencies: ["HMM", "HMMScenario", "CLinux", "CBench", argumentParser, logging],
             swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        .testTarget(name: "HMMBenchTests", dependencies: ["hmm", argumentParser], swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]

@@ -2,16 +2,14 @@ import Synchronization
 
 // The folio lock: one bit of the head's flags, with a FIFO queue of sleepers.
 //
-// Unlocking with sleepers hands the lock over: the bit `handoff` keeps everybody but the woken sleeper from taking it,
-// so nobody is overtaken. Two folio locks are never waited for together; the second is a trylock.
+// Unlocking with sleepers hands the lock over: the bit stays set and the first sleeper owns it, so nobody is overtaken.
+// Two folio locks are never waited for together; the second is a trylock.
 //
 // Kernel: mm/filemap.c folio_lock, folio_unlock, migration_entry_wait_on_locked (6.12).
 
 extension FrameTable {
-    private static let taken = FrameFlags.locked | FrameFlags.handoff
+    private static let lockedWithWaiters = FrameFlags.locked | FrameFlags.waiters
 
-    @inline(__always)
-    private func lockWord(_ frame: FrameNumber) -> UnsafeMutablePointer<FrameRecord> { record(frame) }
     @inline(__always)
     private func lockKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) }
     @inline(__always)
@@ -21,14 +19,14 @@ extension FrameTable {
     package func lockFolio(_ head: FrameNumber) {
         LockOrder.willAcquire(.folio, lockKey(head))
         schedulingPoint(.acquire, on: lockKey(head))
-        if !setLocked(head, allowing: 0) { waitForLock(head) }
+        if !setLocked(head) { waitForLock(head) }
         LockOrder.acquired(.folio, lockKey(head))
     }
 
     /// Takes the folio lock if nobody has it.
     package func tryLockFolio(_ head: FrameNumber) -> Bool {
         schedulingPoint(.acquire, on: lockKey(head))
-        guard setLocked(head, allowing: 0) else { return false }
+        guard setLocked(head) else { return false }
         LockOrder.acquired(.folio, lockKey(head))
         return true
     }
@@ -41,7 +39,7 @@ extension FrameTable {
         schedulingPoint(.release, on: lockKey(head))
     }
 
-    package func isLocked(_ head: FrameNumber) -> Bool { hasFlags(head, FrameFlags.locked | FrameFlags.handoff) }
+    package func isLocked(_ head: FrameNumber) -> Bool { hasFlags(head, FrameFlags.locked) }
 
     /// Sleeps until the lock of this folio is dropped once, or `entry` no longer holds `value`, without holding a
     /// reference to the folio: it may be freed and used anew meanwhile, which is why the caller looks at its entry
@@ -53,19 +51,18 @@ extension FrameTable {
         setFlags(head, FrameFlags.watchers)
         WaitQueue.wait(on: watchKey(head)) { [self] in
             let flags = record(head).pointee.flags.load(ordering: .acquiring)
-            return flags & FrameTable.taken != 0 && flags & FrameFlags.watchers != 0
+            return flags & FrameFlags.locked != 0 && flags & FrameFlags.watchers != 0
                 && entry.pointee.load(ordering: .acquiring) == value
         }
     }
 
     // MARK: The word
 
-    private func setLocked(_ head: FrameNumber, allowing handoff: UInt32) -> Bool {
+    private func setLocked(_ head: FrameNumber) -> Bool {
         var flags = record(head).pointee.flags.load(ordering: .relaxed)
-        while flags & FrameTable.taken & ~handoff == 0 {
+        while flags & FrameFlags.locked == 0 {
             let result = record(head).pointee.flags.compareExchange(
-                expected: flags, desired: (flags | FrameFlags.locked) & ~FrameFlags.handoff,
-                ordering: .acquiringAndReleasing)
+                expected: flags, desired: flags | FrameFlags.locked, ordering: .acquiringAndReleasing)
             if result.exchanged { return true }
             flags = result.original
         }
@@ -73,37 +70,46 @@ extension FrameTable {
     }
 
     private func waitForLock(_ head: FrameNumber) {
-        var mayTakeHandoff: UInt32 = 0
-        repeat {
+        var ticket: UInt64 = 0
+        while !setLocked(head) {
             setFlags(head, FrameFlags.waiters)
-            var slept = false
-            WaitQueue.wait(on: lockKey(head)) { [self] in
-                // Evaluated before each sleep: after the first one the lock was handed to us.
-                if slept { return false }
-                let flags = record(head).pointee.flags.load(ordering: .acquiring)
-                slept = flags & FrameTable.taken != 0 && flags & FrameFlags.waiters != 0
-                return slept
+            let isOurs = WaitQueue.park(on: lockKey(head), tag: 0, ticket: &ticket) { [self] in
+                flags(head) & FrameTable.lockedWithWaiters == FrameTable.lockedWithWaiters
             }
-            if slept { mayTakeHandoff = FrameFlags.handoff }
-        } while !setLocked(head, allowing: mayTakeHandoff)
+            // Woken means handed over.
+            if isOurs { return }
+        }
     }
 
     private func unlockWord(_ head: FrameNumber) {
         var flags = record(head).pointee.flags.load(ordering: .relaxed)
-        while true {
-            let sleepers = flags & FrameFlags.waiters != 0
-            var desired = flags & ~(FrameFlags.locked | FrameFlags.watchers)
-            if sleepers { desired |= FrameFlags.handoff }
+        while flags & FrameFlags.waiters == 0 {
             let result = record(head).pointee.flags.compareExchange(
-                expected: flags, desired: desired, ordering: .acquiringAndReleasing)
+                expected: flags, desired: flags & ~(FrameFlags.locked | FrameFlags.watchers),
+                ordering: .acquiringAndReleasing)
             if result.exchanged { break }
             flags = result.original
         }
+        if flags & FrameFlags.waiters != 0 { handOver(head, &flags) }
         if flags & FrameFlags.watchers != 0 { WaitQueue.wakeAll(watchKey(head)) }
-        if flags & FrameFlags.waiters != 0, !WaitQueue.wakeOne(lockKey(head)) {
-            // Nobody slept after all: open the lock to everybody, and wake who queued meanwhile.
-            clearFlags(head, FrameFlags.handoff | FrameFlags.waiters)
-            WaitQueue.wakeAll(lockKey(head))
-        }
+    }
+
+    /// Gives the lock to the first sleeper, or drops it if the sleeper had only been about to sleep.
+    private func handOver(_ head: FrameNumber, _ old: inout UInt32) {
+        var isTaken = false
+        var before: UInt32 = 0
+        _ = WaitQueue.unpark(
+            lockKey(head),
+            admit: { _ in
+                defer { isTaken = true }
+                return !isTaken
+            },
+            commit: { [self] areMoreLeft in
+                var gone = FrameFlags.watchers
+                if !isTaken { gone |= FrameFlags.locked }
+                if !areMoreLeft { gone |= FrameFlags.waiters }
+                before = record(head).pointee.flags.bitwiseAnd(~gone, ordering: .acquiringAndReleasing).oldValue
+            })
+        old = before
     }
 }

@@ -7,10 +7,8 @@ package struct FrameFlags {
     static let locked: UInt32 = 1 << 0
     /// Somebody sleeps for the folio lock.
     static let waiters: UInt32 = 1 << 1
-    /// The lock was handed to the first sleeper, which has not taken it yet.
-    static let handoff: UInt32 = 1 << 2
     /// Somebody sleeps until the lock is dropped, without wanting it.
-    static let watchers: UInt32 = 1 << 3
+    static let watchers: UInt32 = 1 << 2
     /// The bytes differ from what swap or the file holds.
     static let dirty: UInt32 = 1 << 4
     static let upToDate: UInt32 = 1 << 5

@@ -1,0 +1,40 @@
+#ifndef SWIFT_HMM_CBENCH_H
+#define SWIFT_HMM_CBENCH_H
+// What the host kernel takes for the operations of `hmm bench`. Each call makes what it needs, measures one sample of
+// the one operation, takes everything down again and answers nanoseconds, or an errno as a negative number. A sample
+// whose checksum is not what the memory must hold answers -EILSEQ.
+#include <stddef.h>
+#include <stdint.h>
+
+/// A private anonymous mapping of 4 KiB pages, every page written.
+struct cbench_region {
+    void *_Nullable base;
+    size_t pages;
+};
+
+/// 0, or a negative errno.
+int64_t cbench_region_make(struct cbench_region *_Nonnull region, size_t pages);
+void cbench_region_free(struct cbench_region *_Nonnull region);
+
+/// Reads what the page tables say of the region: PAGEMAP_SCAN, repeated until the end of the range. `found` is the
+/// number of pages that were reported.
+int64_t cbench_pagemap_scan(const struct cbench_region *_Nonnull region, uint64_t *_Nonnull found);
+
+/// Faults in fresh memory with MADV_POPULATE_WRITE.
+int64_t cbench_populate(size_t pages);
+
+/// Takes the right to write from the whole region. The region can be written again afterwards.
+int64_t cbench_protect(const struct cbench_region *_Nonnull region);
+
+/// For each page of the region alone: no rights, all rights again, one write.
+int64_t cbench_revoke_each(const struct cbench_region *_Nonnull region);
+
+/// Copies between two regions and back.
+int64_t cbench_copy_both_ways(const struct cbench_region *_Nonnull from, const struct cbench_region *_Nonnull to);
+
+/// fork with the region mapped; the child leaves at once.
+int64_t cbench_fork(const struct cbench_region *_Nonnull region);
+
+/// Writes the first word of every page of fresh memory.
+int64_t cbench_touch(size_t pages);
+#endif
