@@ -17,7 +17,8 @@ extension AddressSpace {
         if tables.read(pte) == leaf.entry { install(fault, pte, leaf, frame, isFresh: isFresh) }
         tables.unlock(pte)
         frames.unlockFolio(frames.head(of: frame))
-        frames.put(frame)
+        // If the entry changed meanwhile, the slot may have lost its last one, and the page has no use.
+        machine.releaseUnmapped(frame)
         return .done
     }
 
@@ -121,24 +122,28 @@ extension Machine {
 
     /// A swap entry went. If that leaves the slot to the cache alone, and nobody maps the page, both go.
     func dropSwapEntry(_ slot: SwapSlot) {
-        let cached = swap.cachedFrame(slot)
-        swap.put(slot)
-        guard let frame = cached, frames.tryGet(frame) else { return }
+        guard let frame = swap.putEntry(slot), frames.tryGet(frame) else { return }
         let head = frames.head(of: frame)
-        if frames.tryLockFolio(head) {
-            if swap.cachedFrame(slot) == frame, frames.mappingCount(head) == 0 { tryFreeSwap(head) }
-            frames.unlockFolio(head)
-        }
+        if frames.hasFlags(head, FrameFlags.swapCache) { dropIfUnused(head) }
         frames.put(frame)
     }
 
     /// Drops the reference of a mapping that is gone; a page that only the swap cache still knew is freed with its slot.
     func releaseUnmapped(_ frame: FrameNumber) {
         let head = frames.head(of: frame)
-        if frames.hasFlags(head, FrameFlags.swapCache), frames.mappingCount(head) == 0, frames.tryLockFolio(head) {
-            if frames.mappingCount(head) == 0 { tryFreeSwap(head) }
-            frames.unlockFolio(head)
-        }
+        if frames.hasFlags(head, FrameFlags.swapCache), frames.mappingCount(head) == 0 { dropIfUnused(head) }
         frames.put(frame)
+    }
+
+    /// Takes the page out of the swap cache if nobody maps it and no entry names its slot. Never waits: when the folio is
+    /// locked, this is left to whoever unlocks it.
+    func dropIfUnused(_ head: FrameNumber) {
+        if !frames.tryLockFolio(head) {
+            frames.setFlags(head, FrameFlags.dropWanted)
+            // The lock may have been dropped before the mark was seen.
+            guard frames.tryLockFolio(head) else { return }
+        }
+        if frames.mappingCount(head) == 0 { tryFreeSwap(head) }
+        frames.unlockFolio(head)
     }
 }

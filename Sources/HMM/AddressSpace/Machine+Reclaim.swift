@@ -59,7 +59,10 @@ extension Machine {
             statistics.swapOuts.add(UInt64(count))
         }
         // Ours and the cache's. Anybody else's keeps the page in the cache, where a fault finds it.
-        guard frames.freeze(head, expected: 1 + count) else { return true }
+        guard frames.freeze(head, expected: 1 + count) else {
+            tryFreeSwap(head)
+            return true
+        }
         forgetSwapCache(head)
         frames.unfreeze(head, count: 1)
         return true
@@ -69,14 +72,10 @@ extension Machine {
     private func addToSwap(_ head: FrameNumber) -> Bool {
         if frames.hasFlags(head, FrameFlags.swapCache) { return true }
         let count = frames.pageCount(ofHead: head)
-        guard let first = swap.allocate(count) else { return false }
+        guard let first = swap.allocate(count, caching: head) else { return false }
         frames.get(head, count: Int32(count))
         for i in 0..<count {
-            let slot = SwapSlot(first.raw + UInt32(i))
-            let isFirst = swap.insertCache(slot, head + i)
-            precondition(isFirst, "a new swap slot was cached")
-            swap.put(slot)  // the count of the allocation; the cache has its own
-            frames.record(head + i).pointee.swapSlot.store(slot.raw, ordering: .relaxed)
+            frames.record(head + i).pointee.swapSlot.store(first.raw + UInt32(i), ordering: .relaxed)
         }
         frames.setFlags(head, FrameFlags.swapCache | FrameFlags.dirty)
         return true

@@ -17,7 +17,7 @@ public struct MachineConfiguration: Sendable {
 }
 
 /// A machine: its memory, and the address spaces and devices that share it.
-public final class Machine: @unchecked Sendable {
+public final class Machine: SwapCacheDropper, @unchecked Sendable {
     // All properties are immutable; each object names its lock.
     public let configuration: MachineConfiguration
     public var profile: KernelProfile { configuration.profile }
@@ -43,6 +43,7 @@ public final class Machine: @unchecked Sendable {
             deviceFrames: configuration.deviceMemoryBytes / Geometry.pageSizeBytes, injector: faultInjector)
         tables = try PageTablePool(capacity: configuration.pageTables, injector: faultInjector)
         swap = try SwapArea(bytes: configuration.swapBytes, injector: faultInjector)
+        frames.swapCacheDropper = self
     }
 
     /// An empty address space.

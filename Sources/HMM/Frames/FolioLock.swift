@@ -7,6 +7,12 @@ import Synchronization
 //
 // Kernel: mm/filemap.c folio_lock, folio_unlock, migration_entry_wait_on_locked (6.12).
 
+/// Drops pages that nobody uses any more from the swap cache; called by whoever unlocks a page that was left to them.
+protocol SwapCacheDropper: AnyObject {
+    /// The folio was just unlocked; the caller holds a reference.
+    func dropIfUnused(_ head: FrameNumber)
+}
+
 extension FrameTable {
     private static let lockedWithWaiters = FrameFlags.locked | FrameFlags.waiters
 
@@ -33,10 +39,10 @@ extension FrameTable {
 
     package func unlockFolio(_ head: FrameNumber) {
         LockOrder.released(.folio, lockKey(head))
-        let flags = record(head).pointee.flags.load(ordering: .relaxed)
-        precondition(flags & FrameFlags.locked != 0, "an unlocked folio was unlocked")
-        unlockWord(head)
+        precondition(isLocked(head), "an unlocked folio was unlocked")
+        let flags = unlockWord(head)
         schedulingPoint(.release, on: lockKey(head))
+        if flags & FrameFlags.dropWanted != 0 { swapCacheDropper?.dropIfUnused(head) }
     }
 
     package func isLocked(_ head: FrameNumber) -> Bool { hasFlags(head, FrameFlags.locked) }
@@ -81,17 +87,19 @@ extension FrameTable {
         }
     }
 
-    private func unlockWord(_ head: FrameNumber) {
+    /// Drops the lock or hands it over. Answers the flags as they were.
+    private func unlockWord(_ head: FrameNumber) -> UInt32 {
         var flags = record(head).pointee.flags.load(ordering: .relaxed)
         while flags & FrameFlags.waiters == 0 {
             let result = record(head).pointee.flags.compareExchange(
-                expected: flags, desired: flags & ~(FrameFlags.locked | FrameFlags.watchers),
+                expected: flags, desired: flags & ~(FrameFlags.locked | FrameFlags.watchers | FrameFlags.dropWanted),
                 ordering: .acquiringAndReleasing)
             if result.exchanged { break }
             flags = result.original
         }
         if flags & FrameFlags.waiters != 0 { handOver(head, &flags) }
         if flags & FrameFlags.watchers != 0 { WaitQueue.wakeAll(watchKey(head)) }
+        return flags
     }
 
     /// Gives the lock to the first sleeper, or drops it if the sleeper had only been about to sleep.
@@ -108,8 +116,10 @@ extension FrameTable {
                 var gone = FrameFlags.watchers
                 if !isTaken { gone |= FrameFlags.locked }
                 if !areMoreLeft { gone |= FrameFlags.waiters }
+                // The next owner has its own look at what was left to it.
+                if !isTaken { gone |= FrameFlags.dropWanted }
                 before = record(head).pointee.flags.bitwiseAnd(~gone, ordering: .acquiringAndReleasing).oldValue
             })
-        old = before
+        old = isTaken ? before & ~FrameFlags.dropWanted : before
     }
 }

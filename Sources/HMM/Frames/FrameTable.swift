@@ -14,6 +14,8 @@ public final class FrameTable: @unchecked Sendable {
     /// One past the last frame number that can ever exist.
     let limit: FrameNumber
     let injector: FaultInjector
+    /// The machine, which owns this table; set before the first folio is locked.
+    unowned(unsafe) var swapCacheDropper: (any SwapCacheDropper)?
     let system: FrameAllocator
     /// Device memory, by zone number minus 1. Guarded by `zonesLock`; entries are only appended.
     private(set) var deviceZones: [DeviceMemory] = []

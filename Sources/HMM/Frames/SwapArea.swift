@@ -38,8 +38,10 @@ package final class SwapArea: @unchecked Sendable {
     package var usedSlots: Int { lock.withLock { used } }
     package var totalSlots: Int { capacity }
 
-    /// The first of `count` free slots in a row, each with count 1, or nil when there are none.
-    func allocate(_ count: Int = 1) -> SwapSlot? {
+    /// The first of `count` free slots in a row, each with count 1, or nil when there are none. The count is that of an
+    /// entry, or with `head` that of the cache, for the pages of a folio: a slot is never seen without it, not even by a
+    /// fault that still holds an entry of its former life.
+    func allocate(_ count: Int = 1, caching head: FrameNumber = .none) -> SwapSlot? {
         guard !injector.shouldFail(.swapSlot) else { return nil }
         return lock.withLock {
             let first: UInt32
@@ -50,7 +52,10 @@ package final class SwapArea: @unchecked Sendable {
             } else {
                 return nil
             }
-            for slot in first..<first + UInt32(count) { counts[Int(slot)] = 1 }
+            for i in 0..<count {
+                counts[Int(first) + i] = 1
+                cached[Int(first) + i] = head == .none ? .none : head + i
+            }
             used += count
             return SwapSlot(first)
         }
@@ -83,15 +88,20 @@ package final class SwapArea: @unchecked Sendable {
     func get(_ slot: SwapSlot) { lock.withLock { counts[Int(slot.raw)] += 1 } }
 
     /// One entry less. The last one frees the slot.
-    func put(_ slot: SwapSlot) {
+    func put(_ slot: SwapSlot) { _ = putEntry(slot) }
+
+    /// As `put`. Answers the frame that caches the slot now: asked before or after, it could come or go in between.
+    func putEntry(_ slot: SwapSlot) -> FrameNumber? {
         lock.withLock {
             precondition(counts[Int(slot.raw)] > 0, "a free swap slot was dropped")
             counts[Int(slot.raw)] -= 1
+            let frame = cached[Int(slot.raw)]
             if counts[Int(slot.raw)] == 0 {
-                precondition(cached[Int(slot.raw)] == .none, "a cached swap slot was freed")
+                precondition(frame == .none, "a cached swap slot was freed")
                 freeSlots.append(slot.raw)
                 used -= 1
             }
+            return frame == .none ? nil : frame
         }
     }
 
@@ -102,10 +112,10 @@ package final class SwapArea: @unchecked Sendable {
         lock.withLock { cached[Int(slot.raw)] == .none ? nil : cached[Int(slot.raw)] }
     }
 
-    /// Makes `frame` the cache of the slot, which counts once for it. False when another frame is.
+    /// Makes `frame` the cache of the slot, which counts once for it. False when another frame is, or the slot is free.
     func insertCache(_ slot: SwapSlot, _ frame: FrameNumber) -> Bool {
         lock.withLock {
-            guard cached[Int(slot.raw)] == .none else { return false }
+            guard cached[Int(slot.raw)] == .none, counts[Int(slot.raw)] > 0 else { return false }
             cached[Int(slot.raw)] = frame
             counts[Int(slot.raw)] += 1
             return true
