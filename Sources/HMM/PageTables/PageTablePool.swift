@@ -20,13 +20,10 @@ package enum PageLevel: Int, Comparable, Sendable {
     var below: PageLevel { PageLevel(rawValue: rawValue - 1)! }
 }
 
-/// What lies beside a table: its lock and the number of its entries in use.
+/// What lies beside a table: its lock and its links.
 struct PageTableMetadata: ~Copyable {
     /// Guards the entries: what they are, not their young and dirty bits, which the hardware sets at any time.
-    var lock: SpinLock
-    /// Entries that are not empty. Guarded by `lock`.
-    /// Invariant: INV-AS-11.
-    var entryCount: Int32
+    let lock: SpinLock
     /// A table kept for splitting a huge leaf of this PMD table, or the next free table of the pool.
     var next: UInt32
     var level: UInt8
@@ -41,6 +38,10 @@ package final class PageTablePool: @unchecked Sendable {
     private let metadataArena: HostMemory
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
     private let metadata: UnsafeMutablePointer<PageTableMetadata>
+    private let countArena: HostMemory
+    /// Entries of each table that are not empty. Guarded by the table's lock.
+    /// Invariant: INV-AS-11.
+    let entryCounts: UnsafeMutablePointer<Int32>
     private let lock = SpinLock(.leaf)
     private let capacity: UInt32
     // Guarded by `lock`.
@@ -54,6 +55,8 @@ package final class PageTablePool: @unchecked Sendable {
         metadataArena = try HostMemory(lengthBytes: capacity * MemoryLayout<PageTableMetadata>.stride)
         words = wordArena.elements(of: Atomic<UInt64>.self)
         metadata = metadataArena.elements(of: PageTableMetadata.self)
+        countArena = try HostMemory(lengthBytes: capacity * MemoryLayout<Int32>.stride)
+        entryCounts = countArena.elements(of: Int32.self)
         self.capacity = UInt32(capacity)
         self.injector = injector
     }
@@ -64,30 +67,29 @@ package final class PageTablePool: @unchecked Sendable {
     /// An empty table.
     func allocate(_ level: PageLevel) -> PageTableNumber? {
         guard !injector.shouldFail(.pageTable) else { return nil }
-        let (number, isFresh): (UInt32, Bool) = lock.withLock {
+        let number: UInt32 = lock.withLock {
             if freeHead != 0 {
                 let number = freeHead
                 freeHead = metadata[Int(number)].next
                 used += 1
-                return (number, false)
+                return number
             }
-            guard untouched < capacity else { return (0, false) }
+            guard untouched < capacity else { return 0 }
             defer { untouched += 1 }
             used += 1
-            return (untouched, true)
+            return untouched
         }
         guard number != 0 else { return nil }
-        _ = isFresh
         (metadata + Int(number)).initialize(
             to: PageTableMetadata(
-                lock: SpinLock(level == .pte ? .pte : .pmd), entryCount: 0, next: 0, level: UInt8(level.rawValue)))
+                lock: SpinLock(level == .pte ? .pte : .pmd), next: 0, level: UInt8(level.rawValue)))
         return PageTableNumber(number)
     }
 
     /// Takes back a table whose entries are all empty and that no walker can reach any more.
     func free(_ table: PageTableNumber) {
         #if HMM_INVARIANT_CHECKS
-            precondition(metadata[Int(table.raw)].entryCount == 0, "a table with entries was freed")
+            precondition(entryCounts[Int(table.raw)] == 0, "a table with entries was freed")
             precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
         #endif
         lock.withLock {
