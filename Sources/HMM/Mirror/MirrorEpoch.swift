@@ -39,9 +39,10 @@ final class MirrorEpoch: Sendable {
     ///
     /// The loop ends: each further turn means that the phase moved, and it moves only when somebody frees.
     func enter() -> UInt64 {
-        schedulingPoint(.update, on: waitKey)
         while true {
+            schedulingPoint(.load, on: waitKey)
             let seen = current
+            schedulingPoint(.update, on: waitKey)
             _ = add(1, in: seen)
             if current == seen { return seen }
             leave(seen)
