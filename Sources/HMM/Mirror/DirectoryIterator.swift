@@ -90,11 +90,16 @@ struct DirectoryIterator: ~Copyable {
 
     /// Puts a leaf in the place of the deepest directory, if it is empty and nobody else is in it.
     mutating func replaceLowest(by leaf: MirrorEntry) -> Bool {
+        guard tree.kill(held[lowest]) else { return false }
+        return forgetDead(leaving: leaf)
+    }
+
+    /// Lets go of the deepest directory, which has died. False if its link was replaced already, by a populate that met
+    /// it dead.
+    mutating func forgetDead(leaving leaf: MirrorEntry) -> Bool {
         let directory = held[lowest]
-        guard tree.kill(directory) else { return false }
         held[lowest] = DirectoryPool.none
         lowest += 1
-        // A populate that met the dead directory may have put its own there.
         return tree.unlink(directory, leaving: leaf)
     }
 

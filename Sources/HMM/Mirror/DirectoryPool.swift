@@ -27,8 +27,8 @@ struct DirectoryInfo {
     }
 }
 
-/// The directories of one mirror: a reserved region of 4 KiB tables, named by their index, with lock and count in flat
-/// arrays beside them. Index 0 is never used.
+/// The directories of one mirror: a reserved region of 4 KiB tables, named by their index, with a flat array of records
+/// (lock, count, info) beside them. Index 0 is never used.
 ///
 /// A directory that was unlinked goes to a limbo list until no reader can see it any more, and then to the free list.
 ///
@@ -36,16 +36,16 @@ struct DirectoryInfo {
 final class DirectoryPool: @unchecked Sendable {
     /// Index of no directory.
     static let none: UInt32 = 0
-    static let bytesPerDirectory =
-        Geometry.pageSizeBytes + MemoryLayout<SpinLock>.stride + MemoryLayout<Atomic<UInt32>>.stride
-        + MemoryLayout<DirectoryInfo>.stride
+    /// A record: lock at 0, count at 4, info at 8.
+    private static let recordBytes = 32
+    private static let countOffset = 4
+    private static let infoOffset = 8
+    static let bytesPerDirectory = Geometry.pageSizeBytes + recordBytes
 
     let epoch = MirrorEpoch()
     /// Entry words; those of directory d start at d · 512.
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
-    private let locks: UnsafeMutablePointer<SpinLock>
-    private let counts: UnsafeMutablePointer<Atomic<UInt32>>
-    private let infos: UnsafeMutablePointer<DirectoryInfo>
+    private let records: UnsafeMutableRawPointer
     private let region: UnsafeMutableRawPointer
     private let regionBytes: Int
     private let capacity: UInt32
@@ -66,10 +66,12 @@ final class DirectoryPool: @unchecked Sendable {
         precondition(capacity > 0 && capacity < Int(UInt32.max), "impossible number of directories")
         let count = capacity + 1
         let wordBytes = count * Geometry.pageSizeBytes
-        let lockBytes = (count * MemoryLayout<SpinLock>.stride + 63) & ~63
-        let countBytes = (count * MemoryLayout<Atomic<UInt32>>.stride + 63) & ~63
-        let infoBytes = count * MemoryLayout<DirectoryInfo>.stride
-        regionBytes = wordBytes + lockBytes + countBytes + infoBytes
+        regionBytes = wordBytes + count * Self.recordBytes
+        precondition(
+            MemoryLayout<SpinLock>.stride == Self.countOffset
+                && MemoryLayout<Atomic<UInt32>>.stride == Self.infoOffset - Self.countOffset
+                && MemoryLayout<DirectoryInfo>.stride == Self.recordBytes - Self.infoOffset,
+            "the record of a directory has another layout")
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let region = mmap(nil, regionBytes, PROT_READ | PROT_WRITE, flags, -1, 0), region != MAP_FAILED else {
             fatalError("no address space for the directories of a mirror")
@@ -79,9 +81,7 @@ final class DirectoryPool: @unchecked Sendable {
         // SAFETY: the region is zeroed, page aligned and large enough; atomics of zero bits are atomics of value zero;
         // locks are initialized when their directory is taken first.
         words = region.bindMemory(to: Atomic<UInt64>.self, capacity: count * MirrorGeometry.entriesPerDirectory)
-        locks = (region + wordBytes).bindMemory(to: SpinLock.self, capacity: count)
-        counts = (region + wordBytes + lockBytes).bindMemory(to: Atomic<UInt32>.self, capacity: count)
-        infos = (region + wordBytes + lockBytes + countBytes).bindMemory(to: DirectoryInfo.self, capacity: count)
+        records = region + wordBytes
         limbo = .allocate(capacity: 3)
         limbo.initialize(repeating: Self.none, count: 3)
     }
@@ -97,15 +97,23 @@ final class DirectoryPool: @unchecked Sendable {
         words + Int(directory) * MirrorGeometry.entriesPerDirectory
     }
 
+    // SAFETY (all three): a record has these three parts at these places, from `init` to `deinit`.
+
     @inline(__always)
-    func lock(_ directory: UInt32) -> UnsafeMutablePointer<SpinLock> { locks + Int(directory) }
+    func lock(_ directory: UInt32) -> UnsafeMutablePointer<SpinLock> {
+        (records + Int(directory) * Self.recordBytes).assumingMemoryBound(to: SpinLock.self)
+    }
 
     /// Valid entries, protecting iterators, and 1 while it is in the ring of empties (INV-MT-1).
     @inline(__always)
-    func count(_ directory: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> { counts + Int(directory) }
+    func count(_ directory: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> {
+        (records + Int(directory) * Self.recordBytes + Self.countOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
+    }
 
     @inline(__always)
-    func info(_ directory: UInt32) -> UnsafeMutablePointer<DirectoryInfo> { infos + Int(directory) }
+    func info(_ directory: UInt32) -> UnsafeMutablePointer<DirectoryInfo> {
+        (records + Int(directory) * Self.recordBytes + Self.infoOffset).assumingMemoryBound(to: DirectoryInfo.self)
+    }
 
     /// A directory that nobody else knows, all zero, count 1; `none` if the pool is used up.
     func take() -> UInt32 {
@@ -115,7 +123,7 @@ final class DirectoryPool: @unchecked Sendable {
             directory = takeFree()
         }
         guard directory != Self.none else { return directory }
-        counts[Int(directory)].store(1, ordering: .relaxed)
+        count(directory).pointee.store(1, ordering: .relaxed)
         return directory
     }
 
@@ -124,26 +132,26 @@ final class DirectoryPool: @unchecked Sendable {
         defer { lock.unlock() }
         if freeHead != Self.none {
             let directory = freeHead
-            freeHead = infos[Int(directory)].link
+            freeHead = info(directory).pointee.link
             freeCount -= 1
             return directory
         }
         guard used <= capacity else { return Self.none }
         let directory = used
         used += 1
-        (locks + Int(directory)).initialize(to: SpinLock(.mirrorDirectory))
+        lock(directory).initialize(to: SpinLock(.mirrorDirectory))
         return directory
     }
 
     /// Takes back a directory that was never linked.
     func giveBack(_ directory: UInt32) {
-        counts[Int(directory)].store(0, ordering: .relaxed)
+        count(directory).pointee.store(0, ordering: .relaxed)
         lock.withLock { pushFree(directory) }
     }
 
     private func pushFree(_ directory: UInt32) {
-        infos[Int(directory)] = DirectoryInfo()
-        infos[Int(directory)].link = freeHead
+        info(directory).pointee = DirectoryInfo()
+        info(directory).pointee.link = freeHead
         freeHead = directory
         freeCount += 1
     }
@@ -152,7 +160,7 @@ final class DirectoryPool: @unchecked Sendable {
     func retire(_ directory: UInt32) {
         lock.withLock {
             let list = Int(epoch.current % 3)
-            infos[Int(directory)].link = limbo[list]
+            info(directory).pointee.link = limbo[list]
             limbo[list] = directory
             limboTotal += 1
             limboHint.store(limboTotal, ordering: .relaxed)
@@ -177,7 +185,7 @@ final class DirectoryPool: @unchecked Sendable {
         limbo[list] = Self.none
         while next != Self.none {
             let directory = next
-            next = infos[Int(directory)].link
+            next = info(directory).pointee.link
             limboTotal -= 1
             pushFree(directory)
         }
@@ -197,7 +205,7 @@ final class DirectoryPool: @unchecked Sendable {
             var directory = freeHead
             while directory != Self.none {
                 madvise(entries(directory), Geometry.pageSizeBytes, MADV_DONTNEED)
-                directory = infos[Int(directory)].link
+                directory = info(directory).pointee.link
             }
             return freeCount * Geometry.pageSizeBytes
         }
@@ -223,7 +231,7 @@ final class DirectoryPool: @unchecked Sendable {
                 if count(directory).pointee.load(ordering: .relaxed) != 0 {
                     found.append("INV-MT-FREE: free directory \(directory) is counted")
                 }
-                directory = infos[Int(directory)].link
+                directory = info(directory).pointee.link
             }
             if length != freeCount { found.append("INV-MT-FREE: \(length) free directories, \(freeCount) counted") }
             return found

@@ -61,6 +61,7 @@ final class MirrorEpoch: Sendable {
     func advance() -> Bool {
         let seen = current
         guard readers(in: seen &- 1) == 0 else { return false }
+        schedulingPoint(.update, on: waitKey)
         phase.store(seen &+ 1, ordering: .sequentiallyConsistent)
         return true
     }

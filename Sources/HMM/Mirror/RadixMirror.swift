@@ -137,11 +137,15 @@ public final class RadixMirror: MirrorTable {
     ///
     /// Returns the bytes that went back to the host.
     public func shrink() -> Int {
+        freeEmpties()
+        return pool.releaseFreeMemory()
+    }
+
+    private func freeEmpties() {
         gate.enter()
         tree.pruneEmpties()
         gate.leave()
         pool.synchronize()
-        return pool.releaseFreeMemory()
     }
 
     /// Clears and frees everything: the end of the address space, the removal of the device, or a device that failed.
@@ -152,7 +156,7 @@ public final class RadixMirror: MirrorTable {
         precondition(isDone, "a blocking invalidation was refused")
         let last = spare.exchange(DirectoryPool.none, ordering: .acquiringAndReleasing)
         if last != DirectoryPool.none { pool.giveBack(last) }
-        _ = shrink()
+        freeEmpties()
     }
 
     /// Keeps a directory ready for the next demotion. A failure only makes that demotion a drop.

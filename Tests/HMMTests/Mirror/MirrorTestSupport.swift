@@ -108,7 +108,7 @@ final class DictionaryDriver: MirrorTableDriver, @unchecked Sendable {
     ) -> Bool {
         var found: [MirrorRun] = []
         lock.withLock {
-            for page in table.keys.sorted() where pages.contains(page) {
+            for page in table.keys.filter(pages.contains).sorted() {
                 guard let old = table[page] else { continue }
                 let new = mask.applied(to: old)
                 if old.isDirty && old.isWritable && !new.isDirty { found.append(singleRun(page, old)) }
@@ -126,7 +126,7 @@ final class DictionaryDriver: MirrorTableDriver, @unchecked Sendable {
     func takeDirty(_ pages: PageRange, dirty: (MirrorRun) -> Void) {
         var found: [MirrorRun] = []
         lock.withLock {
-            for page in table.keys.sorted() where pages.contains(page) {
+            for page in table.keys.filter(pages.contains).sorted() {
                 guard let old = table[page], old.isDirty else { continue }
                 found.append(singleRun(page, old))
                 table[page] = MirrorEntry(word: old.word & ~MirrorEntry.dirtyBit)

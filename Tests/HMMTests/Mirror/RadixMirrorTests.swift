@@ -59,7 +59,9 @@ struct RadixMirrorTests {
         try mirror.commit(run(8, frame: 80))
         #expect(!mirror.lookup(PageNumber(8))!.allows(.atomic))
         #expect(recorder.take() == [.shootdown([pages(8)], isFull: false)])
-        for wrong in [run(512, 512, frame: 512, order: 9, atomic: true), run(8, frame: 80, write: false, atomic: true)] {
+        let huge = run(512, 512, frame: 512, order: 9, atomic: true)
+        let readOnly = run(8, frame: 80, write: false, atomic: true)
+        for wrong in [huge, readOnly] {
             #expect(throws: HMMError(.invalidArgument)) { try mirror.commit(wrong) }
         }
     }
