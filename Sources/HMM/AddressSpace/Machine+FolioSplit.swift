@@ -96,7 +96,7 @@ extension AddressSpace {
 
 extension FrameTable {
     /// Makes each page of a frozen folio a folio of its own: locked, with one reference and those of the cache.
-    fileprivate func splitRecords(_ head: FrameNumber, count: Int, cacheReferences: Int) {
+    func splitRecords(_ head: FrameNumber, count: Int, cacheReferences: Int) {
         let mapping = mapping(ofHead: head)
         let index = index(ofHead: head)
         let inherited = flags(head) & FrameFlags.inheritedBySplit

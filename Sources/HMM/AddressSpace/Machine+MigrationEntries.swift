@@ -259,7 +259,7 @@ extension AddressSpace {
     }
 
     /// The entry that a migration entry becomes, and the page's exclusive mark with it.
-    private func restoredEntry(_ vma: VMA, _ leaf: SoftLeaf, _ frame: FrameNumber) -> PageTableEntry {
+    func restoredEntry(_ vma: VMA, _ leaf: SoftLeaf, _ frame: FrameNumber) -> PageTableEntry {
         let head = frames.head(of: frame)
         if leaf.isWriteKind || leaf.isReadExclusive, frames.mapping(ofHead: head).isAnonymous {
             frames.setFlags(frame, FrameFlags.anonExclusive)

@@ -8,19 +8,31 @@ public enum DeviceMemoryKind: Sendable {
     case coherent
 }
 
-/// The frames of one device: growth in chunks, a free list, and what happens to a frame that is freed.
+/// Moves bytes between the memory of a device and anywhere else. Without one the host copies.
+public protocol DeviceCopyEngine: AnyObject, Sendable {
+    /// Copies pages that nobody accesses meanwhile. False when the device failed: what lies at the destination is
+    /// undefined then, and is not used.
+    func copy(_ source: UnsafeRawPointer, to destination: UnsafeMutableRawPointer, pageCount: Int) -> Bool
+}
+
+/// The frames of one device: growth in chunks up to a limit, free lists, the order in which pages were used, and what
+/// happens to a frame that is freed.
 ///
 /// Kernel: struct dev_pagemap (include/linux/memremap.h, 6.12) with the free list that drivers keep beside it.
 /// Locks: `lock` (.zone); `frameFreed` may be called from anywhere that drops a reference and takes nothing else.
+///
+/// Invariant: INV-MG-3 a used frame has an entry or one owner in flight; a free one has no reference and lies on exactly
+/// one free list; `freed` is called once a life.
 public final class DeviceMemory: @unchecked Sendable {
     public let kind: DeviceMemoryKind
     /// Who owns the frames: the number of the device.
     public let owner: UInt32
-    private let frames: FrameTable
+    /// The table owns its zones.
+    unowned let frames: FrameTable
     private(set) var zone: UInt16 = 0
     private let lock = SpinLock(.zone)
     /// The most frames that the device may have.
-    private let limit: Int
+    public let frameLimit: Int
 
     private struct Chunk {
         let first: FrameNumber
@@ -36,15 +48,20 @@ public final class DeviceMemory: @unchecked Sendable {
     private var isDead = false
     private var allocations: UInt64 = 0
     private var releases: UInt64 = 0
+    /// The used folios, from the one unused for longest to the one that was handed out last.
+    private var useOrder: FolioList
 
     /// Told of each folio that was freed, once a life. Set before the first allocation; takes no locks but its own.
     package var freed: (@Sendable (FrameNumber) -> Void)?
+    /// Set before the first allocation.
+    public var copyEngine: (any DeviceCopyEngine)?
 
     package init(kind: DeviceMemoryKind, owner: UInt32, limitBytes: Int, frames: FrameTable) {
         self.kind = kind
         self.owner = owner
         self.frames = frames
-        limit = limitBytes / Geometry.pageSizeBytes
+        frameLimit = limitBytes / Geometry.pageSizeBytes
+        useOrder = FolioList(frames.records)
         zone = frames.attach(self)
     }
 
@@ -59,6 +76,22 @@ public final class DeviceMemory: @unchecked Sendable {
         return head
     }
 
+    /// Up to `count` folios of one page, as `allocate`. Answers how many there were.
+    package func allocateSingles(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+        guard !frames.injector.shouldFail(.deviceFrame) else { return 0 }
+        lock.lock()
+        let taken = takeSingles(count, heads)
+        lock.unlock()
+        for i in 0..<taken { frames.prepareLockedSingle(heads[i]) }
+        return taken
+    }
+
+    /// Gives back a folio from `allocate` that was not used after all.
+    public func giveBack(_ head: FrameNumber) {
+        frames.unlockFolio(head)
+        frames.put(head)
+    }
+
     /// Frames in use.
     public var usedFrames: Int { lock.withLock { chunks.reduce(0) { $0 + $1.allocator.usedFrames } } }
     /// Frames that can be handed out without another chunk.
@@ -66,7 +99,7 @@ public final class DeviceMemory: @unchecked Sendable {
         lock.withLock { chunks.reduce(0) { $1.isRetired ? $0 : $0 + $1.allocator.countFree() } }
     }
     /// Frames that the device may still hand out.
-    public var availableFrames: Int { limit - usedFrames }
+    public var availableFrames: Int { frameLimit - usedFrames }
     /// Frames ever handed out and given back. Their difference is `usedFrames`.
     public var counts: (allocations: UInt64, releases: UInt64) { lock.withLock { (allocations, releases) } }
     /// The ranges of frames that exist now.
@@ -78,9 +111,60 @@ public final class DeviceMemory: @unchecked Sendable {
     func frameFreed(_ head: FrameNumber, order: Int) {
         freed?(head)
         lock.withLock {
+            useOrder.remove(head)
             chunks[chunkIndex(of: head)].allocator.free(head, order: order)
             releases += UInt64(1 << order)
         }
+    }
+
+    /// As `frameFreed`, for single pages.
+    func singlesFreed(_ heads: UnsafePointer<FrameNumber>, count: Int) {
+        if let freed { for i in 0..<count { freed(heads[i]) } }
+        lock.lock()
+        var chunk = chunkIndex(of: heads[0])
+        for i in 0..<count {
+            useOrder.remove(heads[i])
+            if !isIn(chunk, heads[i]) { chunk = chunkIndex(of: heads[i]) }
+            chunks[chunk].allocator.free(heads[i], order: 0)
+        }
+        releases += UInt64(count)
+        lock.unlock()
+    }
+
+    // MARK: Use
+
+    /// The device used the page: it is spared the next time that pages have to go. Cheap when nothing changes.
+    public func noteUse(of frame: FrameNumber) {
+        let head = frames.head(of: frame)
+        if !frames.hasFlags(head, FrameFlags.referenced) { frames.setFlags(head, FrameFlags.referenced) }
+    }
+
+    /// The folio became single pages, each of which is used and freed by itself from now on.
+    func didSplit(_ head: FrameNumber, order: Int) {
+        lock.withLock { for i in 1..<(1 << order) { useOrder.append(head + i) } }
+    }
+
+    /// Up to `count` folios that were not used for longest, without references: they may be gone when the caller looks.
+    ///
+    /// Second chance: a folio used since the last look goes to the end instead. So does what is answered, so that a
+    /// folio that cannot be moved away does not stand in the way of the next look.
+    package func leastRecentlyUsed(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+        lock.lock()
+        defer { lock.unlock() }
+        var found = 0
+        var looks = 2 * useOrder.count
+        while found < count, looks > 0, let head = useOrder.first {
+            looks -= 1
+            useOrder.remove(head)
+            useOrder.append(head)
+            if frames.hasFlags(head, FrameFlags.referenced) {
+                frames.clearFlags(head, FrameFlags.referenced)
+            } else {
+                heads[found] = head
+                found += 1
+            }
+        }
+        return found
     }
 
     // MARK: Going away
@@ -88,6 +172,11 @@ public final class DeviceMemory: @unchecked Sendable {
     /// Takes all chunks out of use. The caller moves the used frames away and then calls `removeRetired`.
     package func retireChunks() {
         lock.withLock { for i in chunks.indices { chunks[i].isRetired = true } }
+    }
+
+    /// The frames of chunks that were taken out of use and are still there.
+    package var retiredRanges: [(first: FrameNumber, count: Int)] {
+        lock.withLock { chunks.filter(\.isRetired).map { ($0.first, $0.count) } }
     }
 
     /// Forgets retired chunks that are empty. Answers false when some still have frames in use.
@@ -111,7 +200,9 @@ public final class DeviceMemory: @unchecked Sendable {
         guard !isDead else { return nil }
         var head = takeFromChunks(order: order)
         if head == nil, grow() { head = takeFromChunks(order: order) }
-        if head != nil { allocations += UInt64(1 << order) }
+        guard let head else { return nil }
+        allocations += UInt64(1 << order)
+        useOrder.append(head)
         return head
     }
 
@@ -122,14 +213,29 @@ public final class DeviceMemory: @unchecked Sendable {
         return nil
     }
 
-    private func chunkIndex(of frame: FrameNumber) -> Int {
-        chunks.firstIndex { frame.raw >= $0.first.raw && frame.raw < $0.first.raw + UInt32($0.count) }!
+    private func takeSingles(_ count: Int, _ heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+        guard !isDead else { return 0 }
+        var taken = 0
+        repeat {
+            for chunk in chunks.reversed() where !chunk.isRetired && taken < count {
+                taken += chunk.allocator.allocate(count - taken, into: heads + taken)
+            }
+        } while taken < count && grow()
+        for i in 0..<taken { useOrder.append(heads[i]) }
+        allocations += UInt64(taken)
+        return taken
     }
+
+    private func isIn(_ index: Int, _ frame: FrameNumber) -> Bool {
+        frame >= chunks[index].first && frame - chunks[index].first < chunks[index].count
+    }
+
+    private func chunkIndex(of frame: FrameNumber) -> Int { chunks.indices.first { isIn($0, frame) }! }
 
     /// Adds a chunk. False when the device has its limit.
     private func grow() -> Bool {
         let have = chunks.reduce(0) { $1.isRetired ? $0 : $0 + $1.count }
-        let count = min(FrameTable.chunkFrames, limit - have)
+        let count = min(FrameTable.chunkFrames, frameLimit - have)
         guard count > 0 else { return false }
         let first: FrameNumber
         if let index = spare.firstIndex(where: { $0.count == count }) {

@@ -62,6 +62,13 @@ extension FrameTable {
         }
     }
 
+    /// As above, for who knows the folio by its frame: also returns when the frame came to belong to something else.
+    func waitForUnlock(_ frame: FrameNumber) {
+        let head = head(of: frame)
+        let mapping = withUnsafePointer(to: record(head).pointee.mapping) { UnsafeMutablePointer(mutating: $0) }
+        waitForUnlock(head, while: mapping, holds: mapping.pointee.load(ordering: .acquiring))
+    }
+
     // MARK: The word
 
     private func setLocked(_ head: FrameNumber) -> Bool {

@@ -26,6 +26,8 @@ public final class FrameTable: @unchecked Sendable {
     /// The zone number of each chunk. An entry is written once, before any frame of the chunk is known.
     private let chunkZones: UnsafeMutablePointer<UInt16>
     private let chunkLimit: Int
+    /// By zone number, whether it is device-private. Written once, before any frame of the zone is known.
+    private let privateZones: UnsafeMutablePointer<Bool>
     /// Chunks given to zones. Guarded by `zonesLock`.
     private var chunkCount = 0
 
@@ -55,6 +57,8 @@ public final class FrameTable: @unchecked Sendable {
         self.deviceStart = UInt32(deviceStart)
         chunkZones = .allocate(capacity: max(1, chunkLimit))
         chunkZones.initialize(repeating: 0, count: max(1, chunkLimit))
+        privateZones = .allocate(capacity: 1 << 16)
+        privateZones.initialize(repeating: false, count: 1 << 16)
         self.injector = injector
         system = FrameAllocator(records: records, first: first, count: systemFrames)
         for frame in [Self.zeroFrame, Self.hugeZeroFrame] {
@@ -64,7 +68,10 @@ public final class FrameTable: @unchecked Sendable {
         initializeGeometry(Self.hugeZeroFrame, order: Geometry.pmdOrder)
     }
 
-    deinit { chunkZones.deallocate() }
+    deinit {
+        chunkZones.deallocate()
+        privateZones.deallocate()
+    }
 
     // MARK: Bytes
 
@@ -133,7 +140,7 @@ public final class FrameTable: @unchecked Sendable {
     }
 
     @inline(__always)
-    func isDevicePrivate(_ frame: FrameNumber) -> Bool { zone(of: frame) > 0 && deviceMemory(of: frame)!.kind == .private }
+    func isDevicePrivate(_ frame: FrameNumber) -> Bool { privateZones[zone(of: frame)] }
 
     /// Takes part in no list of reclaim, swap or collapse.
     @inline(__always)
@@ -145,6 +152,7 @@ public final class FrameTable: @unchecked Sendable {
     func attach(_ memory: DeviceMemory) -> UInt16 {
         zonesLock.withLock {
             deviceZones.append(memory)
+            privateZones[deviceZones.count] = memory.kind == .private
             return UInt16(deviceZones.count)
         }
     }

@@ -13,6 +13,8 @@ struct RangeFaultWalk {
         case next
         /// Something slept or faulted. Continue at `last` with a fresh look.
         case restart
+        /// Pages were collected, so nobody may be waited for, and the next page needs that: the walk ends at `last`.
+        case stop
     }
 
     /// What has to be done to a page before its request is met.
@@ -29,8 +31,10 @@ struct RangeFaultWalk {
     /// Asked of every page, and the part of the pages' own words that counts.
     let defaults: UInt64
     let mask: UInt64
-    /// The zone of the caller's own device-private memory, or -1.
-    let ownZone: Int
+    /// The caller's own device-private memory: reported, not brought home.
+    let ownZones: ZoneSet
+    /// Gets each step after the walk, or nil.
+    let collector: (any PageCollector)?
     /// [K] A fault runs to the end of the piece.
     let runsToEndOfPiece: Bool
     /// Some word has marks of the driver.
@@ -45,10 +49,28 @@ struct RangeFaultWalk {
         pages = range.pages
         defaults = range.defaultRequest.rawValue & HMMPageWord.requestMask
         mask = range.requestMask.rawValue & HMMPageWord.requestMask
-        ownZone = range.ownMemory.map { Int($0.zone) } ?? -1
+        ownZones = ZoneSet(range.ownMemory.map { [$0] } ?? [])
+        collector = nil
         runsToEndOfPiece = space.machine.profile.rangeFaultRunsToEndOfPiece && !range.isPrecise
         hasMarks = range.hasMarks
         last = range.pages.lowerBound
+    }
+
+    /// A walk that wants migration. All pages are asked the same, so that it can look again at pages it has answered.
+    init(
+        _ space: AddressSpace, _ pages: PageRange, words: UnsafeMutablePointer<UInt64>, request: HMMPageRequest,
+        ownZones: ZoneSet, collector: (any PageCollector)?
+    ) {
+        self.space = space
+        self.words = words
+        self.pages = pages
+        defaults = request.rawValue & HMMPageWord.requestMask
+        mask = 0
+        self.ownZones = ownZones
+        self.collector = collector
+        runsToEndOfPiece = space.machine.profile.rangeFaultRunsToEndOfPiece
+        hasMarks = false
+        last = pages.lowerBound
     }
 
     /// Every page is asked the same, whatever its own word says.
@@ -70,7 +92,8 @@ struct RangeFaultWalk {
                 page = vma.pages.lowerBound
             }
             let piece = page..<min(vma.pages.upperBound, pages.upperBound)
-            if try walk(piece, in: vma) == .restart { return .restart }
+            let result = try walk(piece, in: vma)
+            if result != .next { return result }
             page = piece.upperBound
         }
         return .next
@@ -98,10 +121,32 @@ struct RangeFaultWalk {
                 case .pteTable: try walkTable(step, in: vma)
                 case .pmdLeaf, .pudLeaf: try walkLeaf(step, in: vma)
                 }
-            if result == .restart { return .restart }
+            if let collector {
+                let collected = collect(step, in: vma, after: result, collector)
+                if collected != .next { return collected }
+            } else if result != .next {
+                return result
+            }
         }
         return .next
     }
+
+    /// Lets the collector have a step that the walk is done with. Pages are collected by whole steps: one that was left
+    /// in the middle is walked again from its beginning.
+    private mutating func collect(
+        _ step: PageTableCursor.Step, in vma: VMA, after result: Step, _ collector: any PageCollector
+    ) -> Step {
+        guard result == .next else {
+            last = step.pages.lowerBound
+            return result
+        }
+        guard let again = collector.collect(step, in: vma) else { return .next }
+        last = again
+        return .restart
+    }
+
+    /// Whether others may be waited for.
+    private var mayWait: Bool { collector?.mayWait ?? true }
 
     private mutating func walkHole(_ piece: PageRange, in vma: VMA) throws(HMMError) -> Step {
         let need = need(piece, found: 0)
@@ -177,7 +222,8 @@ struct RangeFaultWalk {
                 guard index < count else { break }
             }
             let entry = PageTableEntry(raw: entries[index].load(ordering: .relaxed))
-            if try walkEntry(entry, entries + index, step.pages, index, in: vma) == .restart { return .restart }
+            let result = try walkEntry(entry, entries + index, step.pages, index, in: vma)
+            if result != .next { return result }
             index += 1
         }
         return .next
@@ -259,7 +305,7 @@ struct RangeFaultWalk {
     }
 
     private func isOwnPrivate(_ frame: FrameNumber) -> Bool {
-        ownZone > 0 && space.frames.zone(of: frame) == ownZone
+        ownZones.contains(space.frames.zone(of: frame))
     }
 
     // MARK: Requests
@@ -300,6 +346,7 @@ struct RangeFaultWalk {
 
     /// Somebody moves the page: waits for it, and restarts there.
     private mutating func wait(for leaf: SoftLeaf, in pointer: EntryPointer, at page: PageNumber) -> Step {
+        guard mayWait else { return .stop }
         last = page
         space.frames.waitForUnlock(leaf.frame, while: pointer, holds: leaf.entry.raw)
         return .restart
@@ -325,6 +372,7 @@ struct RangeFaultWalk {
         guard !isWrite || vma.isWritable else {
             throw HMMError(.notPermitted, "a writable page was requested of a mapping that is not")
         }
+        guard mayWait else { return .stop }
         faultCount += 1
         switch space.fault(part, in: vma, write: isWrite) {
         case .done: return .restart

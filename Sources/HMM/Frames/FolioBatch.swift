@@ -1,0 +1,76 @@
+import Synchronization
+
+// Single-page folios by the hundred: one lock of the allocator for all, and plain stores where nobody else can be.
+
+extension FrameTable {
+    /// Prepares a frame from an allocator as a locked folio with one reference.
+    @inline(__always)
+    func prepareLockedSingle(_ frame: FrameNumber) {
+        prepareSingle(frame)
+        let isFirst = tryLockFolio(frame)
+        precondition(isFirst, "a free frame was locked")
+    }
+
+    /// Up to `count` locked single-page folios of system memory. Answers how many there were.
+    func allocateLockedSingles(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+        let taken = allocateSingles(count, into: heads)
+        for i in 0..<taken {
+            let isFirst = tryLockFolio(heads[i])
+            precondition(isFirst, "a free frame was locked")
+        }
+        return taken
+    }
+
+    /// Unlocks the folios and drops a reference of each. Those of which it was the last go back to their allocators
+    /// together; all of them are single pages, and the array is used as scratch space.
+    func unlockAndPut(_ heads: UnsafeMutablePointer<FrameNumber>, count: Int) {
+        var free = 0
+        for i in 0..<count {
+            let frame = heads[i]
+            unlockFolio(frame)
+            let left = record(frame).pointee.refCount.subtract(1, ordering: .acquiringAndReleasing).newValue
+            guard left == 0 else { continue }
+            guard resetSingle(frame) else {
+                record(frame).pointee.refCount.store(1, ordering: .relaxed)
+                put(frame)
+                continue
+            }
+            heads[free] = frame
+            free += 1
+        }
+        freeSingles(heads, count: free)
+    }
+
+    /// Makes the record of a folio without references that of a free frame. False: it needs the long way.
+    @inline(__always)
+    private func resetSingle(_ frame: FrameNumber) -> Bool {
+        let record = record(frame)
+        let flags = record.pointee.flags.load(ordering: .acquiring)
+        guard flags & (FrameFlags.hasPoison | FrameFlags.swapCache | FrameFlags.hugetlb) == 0 else { return false }
+        precondition(flags & FrameFlags.locked == 0, "a locked folio was freed")
+        precondition(record.pointee.mapCount.load(ordering: .relaxed) == 0, "a mapped folio was freed")
+        record.pointee.flags.store(0, ordering: .relaxed)
+        let generation = record.pointee.generation.load(ordering: .relaxed)
+        record.pointee.generation.store(generation &+ 1, ordering: .releasing)
+        record.pointee.mapping.store(0, ordering: .relaxed)
+        record.pointee.pinCount.store(0, ordering: .relaxed)
+        record.pointee.swapSlot.store(0, ordering: .relaxed)
+        return true
+    }
+
+    /// Gives reset frames back, zone by zone.
+    private func freeSingles(_ heads: UnsafeMutablePointer<FrameNumber>, count: Int) {
+        var first = 0
+        while first < count {
+            let zone = zone(of: heads[first])
+            var end = first + 1
+            while end < count, self.zone(of: heads[end]) == zone { end += 1 }
+            if zone == 0 {
+                system.free(heads + first, count: end - first)
+            } else {
+                deviceMemory(of: heads[first])!.singlesFreed(heads + first, count: end - first)
+            }
+            first = end
+        }
+    }
+}

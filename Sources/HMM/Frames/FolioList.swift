@@ -1,0 +1,37 @@
+/// A list of folios through the records of their heads: those of a device, in the order of use.
+///
+/// It uses the links that the free lists use too: a folio is either free or used. `freeOrder` tells whether a record is
+/// in the list. Guarded by the lock of the owner.
+struct FolioList {
+    private static let mark = UInt8.max
+
+    private let records: UnsafeMutablePointer<FrameRecord>
+    private var head: UInt32 = 0
+    private var tail: UInt32 = 0
+    private(set) var count = 0
+
+    init(_ records: UnsafeMutablePointer<FrameRecord>) { self.records = records }
+
+    var first: FrameNumber? { head == 0 ? nil : FrameNumber(head) }
+
+    mutating func append(_ frame: FrameNumber) {
+        let record = records + Int(frame.raw)
+        record.pointee.freeOrder = Self.mark
+        record.pointee.next = 0
+        record.pointee.previous = tail
+        if tail != 0 { records[Int(tail)].next = frame.raw } else { head = frame.raw }
+        tail = frame.raw
+        count += 1
+    }
+
+    /// Takes the folio out, if it is in the list.
+    mutating func remove(_ frame: FrameNumber) {
+        let record = records + Int(frame.raw)
+        guard record.pointee.freeOrder == Self.mark else { return }
+        record.pointee.freeOrder = 0
+        let (next, previous) = (record.pointee.next, record.pointee.previous)
+        if previous != 0 { records[Int(previous)].next = next } else { head = next }
+        if next != 0 { records[Int(next)].previous = previous } else { tail = previous }
+        count -= 1
+    }
+}
