@@ -130,14 +130,15 @@ extension AddressSpace {
 
     // MARK: Move
 
-    /// Moves a whole leaf to an aligned place. False when there is no table for it.
-    func moveHugeLeaf(_ step: PageTableCursor.Step, to page: PageNumber) -> Bool {
+    /// Moves a whole leaf to an aligned place, with the table that was deposited for its split; a hugetlb page has none.
+    /// False when there is no table to move it to.
+    func moveHugeLeaf(_ step: PageTableCursor.Step, to page: PageNumber, hasTable: Bool) -> Bool {
         guard let target = tables.entry(page, making: .pmd) else { return false }
         let source = step.entry
         lockBoth(source, target)
         defer { unlockBoth(source, target) }
         let entry = tables.exchange(source, .empty)
-        tables.deposit(tables.withdraw(at: source), at: target)
+        if hasTable { tables.deposit(tables.withdraw(at: source), at: target) }
         tables.set(target, entry.isPresent ? entry.softDirty() : entry)
         return true
     }

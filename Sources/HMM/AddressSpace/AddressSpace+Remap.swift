@@ -52,7 +52,7 @@ extension AddressSpace {
             flushTLB()
         }
         invalidation.end()
-        if new.isHugetlb { moveHugetlbReservation(from: vma, to: new, isMoved: isMoved) }
+        if new.isHugetlb { moveHugetlbReservation(from: vma, to: new) }
         try unmapLocked(isMoved ? pages : target)
         if !isMoved { throw HMMError(.outOfMemory, "no memory for the tables of the destination") }
     }
@@ -71,7 +71,7 @@ extension AddressSpace {
             case .pmdLeaf:
                 let isWhole = step.pages.pageCount == 1 << Geometry.pmdOrder && target.isAligned(order: 9)
                 if isWhole {
-                    guard moveHugeLeaf(step, to: target) else { return false }
+                    guard moveHugeLeaf(step, to: target, hasTable: !vma.isHugetlb) else { return false }
                 } else {
                     unlockReverseMaps(vma)
                     splitHugeLeaf(around: step.pages.lowerBound, in: vma, always: true)

@@ -29,6 +29,8 @@ extension AddressSpace {
             space: self, pages: newIsLower ? low : high, flags: vma.flags, file: vma.file,
             pageOffset: newIsLower ? vma.pageOffset : highOffset)
         new.lockSequence.store(lockSequenceNow, ordering: .releasing)
+        new.hugetlbReservations = vma.hugetlbReservations
+        new.hasLostHugetlbPage.store(vma.hasLostHugetlbPage.load(ordering: .relaxed), ordering: .relaxed)
         splitHugeLeaf(around: page, in: vma)
         // The source has an object of its own; so does the new one, and the same.
         new.anonVMA = vma.anonVMA

@@ -14,6 +14,8 @@ public final class FileMapping: @unchecked Sendable {
     /// VMAs that map the file.
     private(set) var users: [VMA] = []
     let machine: Machine
+    /// What the hugetlb pool has promised to a file of huge pages that is shared. Set before the file is mapped.
+    var hugetlbReservations: HugetlbReservations?
 
     init(id: UInt32, pageCount: Int, machine: Machine) {
         self.id = id

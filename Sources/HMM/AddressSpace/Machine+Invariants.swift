@@ -13,6 +13,7 @@ extension Machine {
         for file in files.all { file.audit(&books) }
         books.auditFrames(self)
         books.auditSwap(self)
+        books.auditHugetlb(self)
         return books.faults
     }
 }
@@ -100,6 +101,37 @@ struct MachineBooks {
             }
         }
         if used != machine.swap.usedSlots { fault("INV-AS-13: used swap slots do not add up") }
+    }
+}
+
+extension MachineBooks {
+    /// Pages of the pool are free or in use, and what is promised is what the reservation maps say.
+    fileprivate mutating func auditHugetlb(_ machine: Machine) {
+        let frames = machine.frames
+        let pool = frames.hugetlb
+        let counts = pool.counts
+        var used = 0
+        // A page that is freed will renew a promise which its place says it has already.
+        var renewed = 0
+        for i in 0..<pool.pageCount {
+            let head = pool.firstFrame + i << Geometry.pmdOrder
+            if frames.refCount(head) > 0, frames.hasFlags(head, FrameFlags.restoresReserve) { renewed += 1 }
+            _ = audit(head, machine, &used)
+        }
+        if used >> Geometry.pmdOrder + counts.free + counts.lost != pool.pageCount {
+            fault("hugetlb: \(used >> Geometry.pmdOrder) pages are used and \(counts.free) free of \(pool.pageCount)")
+        }
+        var seen: [HugetlbReservations] = machine.files.all.compactMap(\.hugetlbReservations)
+        for space in machine.addressSpaces {
+            for vma in space.vmas.all {
+                guard let own = vma.hugetlbReservations, !seen.contains(where: { $0 === own }) else { continue }
+                seen.append(own)
+            }
+        }
+        let promised = seen.reduce(0) { $0 + $1.reservedCount } - renewed
+        if promised != counts.reserved || counts.reserved > counts.free {
+            fault("hugetlb: \(counts.reserved) pages are promised, \(promised) by the maps, \(counts.free) are free")
+        }
     }
 }
 

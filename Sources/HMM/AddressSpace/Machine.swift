@@ -4,7 +4,7 @@ public struct MachineConfiguration: Sendable {
     public var systemMemoryBytes = 3 << 30
     /// Swap space, in bytes.
     public var swapBytes = 256 << 20
-    /// Reserved 2 MiB hugetlb pages.
+    /// Pages of 2 MiB of the hugetlb pool, beside system memory.
     public var hugetlbPages = 16
     /// The most memory that all devices may have together, in bytes: address space only, until it is used.
     public var deviceMemoryBytes = 16 << 30
@@ -40,6 +40,7 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
         self.configuration = configuration
         frames = try FrameTable(
             systemFrames: configuration.systemMemoryBytes / Geometry.pageSizeBytes,
+            hugetlbPages: configuration.hugetlbPages,
             deviceFrames: configuration.deviceMemoryBytes / Geometry.pageSizeBytes, injector: faultInjector)
         tables = try PageTablePool(capacity: configuration.pageTables, injector: faultInjector)
         swap = try SwapArea(bytes: configuration.swapBytes, injector: faultInjector)

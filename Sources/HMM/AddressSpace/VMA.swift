@@ -67,6 +67,15 @@ final class VMA: @unchecked Sendable {
     /// Equals `AddressSpace.lockSequence` while a writer has marked this VMA.
     let lockSequence = Atomic<UInt64>(0)
 
+    /// What the hugetlb pool has promised to a private mapping; nil in a child of fork. Set before the VMA is known.
+    var hugetlbReservations: HugetlbReservations?
+    /// A page was taken away for the owner of the reservation: what is missing cannot be had any more. Set with the
+    /// file's map locked.
+    let hasLostHugetlbPage = Atomic<Bool>(false)
+    /// Keeps faults and the removal of mappings apart where promises of the hugetlb pool change hands: for reading in a
+    /// fault, for writing in a removal.
+    let hugetlbLock = RWLock(.hugetlbVMA)
+
     init(space: AddressSpace, pages: PageRange, flags: VMAFlags, file: FileMapping?, pageOffset: UInt64) {
         self.space = space
         self.pages = pages

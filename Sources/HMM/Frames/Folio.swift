@@ -154,6 +154,10 @@ extension FrameTable {
         let flags = flags(head)
         precondition(flags & (FrameFlags.locked | FrameFlags.swapCache) == 0, "a folio was freed in use")
         precondition(mappingCount(head) == 0, "a mapped folio was freed")
+        if flags & FrameFlags.hugetlb != 0 {
+            resetRecords(head, order: order)
+            return freeHugetlbFolio(head, flags: flags)
+        }
         if flags & FrameFlags.hasPoison != 0 { return withhold(head, order: order) }
         resetRecords(head, order: order)
         if zone(of: head) > 0 {

@@ -21,24 +21,30 @@ extension FrameTable {
     @inline(__always)
     private func watchKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) + 1 }
 
+    /// A folio of the hugetlb pool is locked inside the locks of hugetlb, every other one outside them.
+    @inline(__always)
+    private func lockClass(_ head: FrameNumber) -> LockClass {
+        hasFlags(head, FrameFlags.hugetlb) ? .hugetlbFolio : .folio
+    }
+
     /// Takes the folio lock or waits for it. The caller holds a reference and no other folio lock.
     package func lockFolio(_ head: FrameNumber) {
-        LockOrder.willAcquire(.folio, lockKey(head))
+        LockOrder.willAcquire(lockClass(head), lockKey(head))
         schedulingPoint(.acquire, on: lockKey(head))
         if !setLocked(head) { waitForLock(head) }
-        LockOrder.acquired(.folio, lockKey(head))
+        LockOrder.acquired(lockClass(head), lockKey(head))
     }
 
     /// Takes the folio lock if nobody has it.
     package func tryLockFolio(_ head: FrameNumber) -> Bool {
         schedulingPoint(.acquire, on: lockKey(head))
         guard setLocked(head) else { return false }
-        LockOrder.acquired(.folio, lockKey(head))
+        LockOrder.acquired(lockClass(head), lockKey(head))
         return true
     }
 
     package func unlockFolio(_ head: FrameNumber) {
-        LockOrder.released(.folio, lockKey(head))
+        LockOrder.released(lockClass(head), lockKey(head))
         precondition(isLocked(head), "an unlocked folio was unlocked")
         let flags = unlockWord(head)
         schedulingPoint(.release, on: lockKey(head))

@@ -22,7 +22,10 @@ package struct FrameFlags {
     static let lazyFree: UInt32 = 1 << 9
     /// Some page of the folio has failed.
     static let hasPoison: UInt32 = 1 << 10
+    /// A page of the hugetlb pool.
     static let hugetlb: UInt32 = 1 << 11
+    /// Freed, the page is promised again to where it came from.
+    static let restoresReserve: UInt32 = 1 << 13
     /// A page of the page cache that was cut off its file.
     static let truncated: UInt32 = 1 << 12
     // Of the single page.

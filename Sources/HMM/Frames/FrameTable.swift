@@ -3,7 +3,7 @@ import Synchronization
 /// All frames of a machine: their records and their bytes, indexed by frame number.
 ///
 /// Frame numbers: 0 is never used, `zeroFrame` and the 512 frames at `hugeZeroFrame` are the shared zero pages, then
-/// system memory, then the chunks of device memory in the order in which they were made.
+/// system memory, the hugetlb pool, then the chunks of device memory in the order in which they were made.
 public final class FrameTable: @unchecked Sendable {
     // `records` and `bytes` are immutable; what they point to is guarded as `FrameRecord` says, and page contents by
     // whoever holds a mapping or the only reference.
@@ -17,6 +17,7 @@ public final class FrameTable: @unchecked Sendable {
     /// The machine, which owns this table; set before the first folio is locked.
     unowned(unsafe) var swapCacheDropper: (any SwapCacheDropper)?
     let system: FrameAllocator
+    let hugetlb: HugetlbPool
     /// Device memory, by zone number minus 1. Guarded by `zonesLock`; entries are only appended.
     private(set) var deviceZones: [DeviceMemory] = []
     private let zonesLock = SpinLock(.leaf)
@@ -38,15 +39,18 @@ public final class FrameTable: @unchecked Sendable {
     private static let firstSystemFrame = FrameNumber(1024)
 
     /// - Parameters:
-    ///   - systemFrames: frames of system memory.
+    ///   - systemFrames: frames of system memory, without those of the hugetlb pool.
+    ///   - hugetlbPages: pages of 2 MiB in the hugetlb pool.
     ///   - deviceFrames: address space for frames of device memory, of all devices together.
     package init(
-        systemFrames: Int, deviceFrames: Int, injector: FaultInjector
+        systemFrames: Int, hugetlbPages: Int, deviceFrames: Int, injector: FaultInjector
     ) throws(HMMError) {
         let first = Int(Self.firstSystemFrame.raw)
+        let huge = 1 << Geometry.pmdOrder
+        let poolStart = (first + systemFrames + huge - 1) / huge * huge
         // Device chunks start aligned to 1 GiB, whatever the size of system memory.
         let gibibyte = 1 << Geometry.pudOrder
-        let deviceStart = (first + systemFrames + gibibyte - 1) / gibibyte * gibibyte
+        let deviceStart = (poolStart + hugetlbPages * huge + gibibyte - 1) / gibibyte * gibibyte
         chunkLimit = (deviceFrames + Self.chunkFrames - 1) / Self.chunkFrames
         let total = deviceStart + chunkLimit * Self.chunkFrames
         byteArena = try HostMemory(lengthBytes: total * Geometry.pageSizeBytes)
@@ -61,6 +65,7 @@ public final class FrameTable: @unchecked Sendable {
         privateZones.initialize(repeating: false, count: 1 << 16)
         self.injector = injector
         system = FrameAllocator(records: records, first: first, count: systemFrames)
+        hugetlb = HugetlbPool(firstFrame: FrameNumber(UInt32(poolStart)), pageCount: hugetlbPages)
         for frame in [Self.zeroFrame, Self.hugeZeroFrame] {
             records[Int(frame.raw)].refCount.store(1, ordering: .relaxed)
             records[Int(frame.raw)].flags.store(FrameFlags.upToDate, ordering: .relaxed)
