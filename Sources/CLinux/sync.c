@@ -13,6 +13,11 @@ uint32_t hmm_scheduler_count;
 _Thread_local struct hmm_thread hmm_thread_own HMM_INITIAL_EXEC;
 _Thread_local struct hmm_thread *hmm_thread_virtual HMM_INITIAL_EXEC;
 
+uint32_t hmm_thread_make_number(void) {
+    static uint32_t last;
+    return hmm_thread_own.number = __atomic_add_fetch(&last, 1, __ATOMIC_RELAXED);
+}
+
 void hmm_bucket_lock_slow(struct hmm_bucket *b) {
     // The holder runs a few instructions, unless its virtual CPU was taken away: then give it ours.
     for (unsigned turn = 0;; turn++) {

@@ -40,6 +40,8 @@ struct hmm_thread {
     struct hmm_context context;
     struct hmm_waiter waiter;
     uint64_t random;
+    /// The number of a thread of the system, counted from 1 in the order in which they asked; 0 before that.
+    uint32_t number;
     /// Bit c is set while held_count[c] is not 0.
     uint32_t held_mask;
     uint32_t held_total;
@@ -81,6 +83,15 @@ static inline struct hmm_thread *_Nonnull hmm_thread_current(void) {
 static inline struct hmm_thread *_Nullable hmm_thread_current_virtual(void) { return hmm_thread_virtual; }
 /// The record of the thread of the system, whoever runs on it.
 static inline struct hmm_thread *_Nonnull hmm_thread_home(void) { return &hmm_thread_own; }
+
+uint32_t hmm_thread_make_number(void);
+/// A small number that threads that run at the same time seldom share: threads of the system are numbered as they
+/// come, virtual threads, of which only one runs, all have 0.
+static inline uint32_t hmm_thread_number(void) {
+    if (__builtin_expect(hmm_thread_virtual != NULL, 0)) return 0;
+    uint32_t number = hmm_thread_own.number;
+    return __builtin_expect(number != 0, 1) ? number : hmm_thread_make_number();
+}
 
 static inline struct hmm_waiter *_Nonnull hmm_thread_waiter(struct hmm_thread *_Nonnull t) { return &t->waiter; }
 

@@ -27,8 +27,8 @@ struct Fault {
 
 extension AddressSpace {
     /// Serves a fault of a CPU. No lock is held.
-    func handleFault(at page: PageNumber, write: Bool) -> FaultOutcome {
-        if let vma = lockVMA(page) {
+    func handleFault(of cpu: CPU, at page: PageNumber, write: Bool) -> FaultOutcome {
+        if let vma = lockVMA(page, for: cpu) {
             let outcome = fault(Fault(vma: vma, page: page, write: write, holdsMMapLock: false))
             vma.lock.unlockRead()
             if outcome != .needsMMapLock { return outcome }

@@ -65,8 +65,16 @@ public final class AddressSpace: @unchecked Sendable {
     }
 
     /// The VMA of a page, its lock held for reading, for a fault that does without the mmap lock.
-    func lockVMA(_ page: PageNumber) -> VMA? {
-        vmas.findAndLock(page) { lockSequence.load(ordering: .acquiring) }
+    func lockVMA(_ page: PageNumber, for cpu: CPU) -> VMA? {
+        if let vma = cpu.recentVMA,
+            vmas.tryLock(vma, page, whileSequence: { lockSequence.load(ordering: .acquiring) })
+        {
+            return vma
+        }
+        let vma = vmas.findAndLock(page) { lockSequence.load(ordering: .acquiring) }
+        // A mapping of a file is not remembered: it would keep the file alive when it is gone.
+        cpu.recentVMA = vma.flatMap { $0.isAnonymous ? $0 : nil }
+        return vma
     }
 
     /// The rights of the mapping at `page`, or nil when there is none. The mmap lock is held.
@@ -100,6 +108,7 @@ public final class AddressSpace: @unchecked Sendable {
 
     /// The CPU leaves; its cached translations are gone.
     public func removeCPU(_ cpu: CPU) {
+        cpu.recentVMA = nil
         cpuLock.withLock {
             cpus.removeAll { $0 === cpu }
             cpuCount.store(cpus.count, ordering: .sequentiallyConsistent)

@@ -36,6 +36,8 @@ public final class CPU: @unchecked Sendable {
     /// Moved by whoever wants the cached translations gone. Pairs with the load at the start of a window.
     private let flushRequests = Atomic<UInt64>(0)
     private var flushesSeen: UInt64 = 0
+    /// The anonymous mapping of the last fault; may be gone. Used by the CPU's thread only.
+    var recentVMA: VMA?
     /// Direct-mapped: the page number + 1 of each slot, and its entry.
     private let cachedPages: UnsafeMutablePointer<UInt64>
     private let cachedEntries: UnsafeMutablePointer<UInt64>
@@ -109,7 +111,7 @@ public final class CPU: @unchecked Sendable {
 
     private func fault(_ page: PageNumber, _ access: AccessKind) throws(AccessFault) {
         space.machine.statistics.cpuFaults.add()
-        switch space.handleFault(at: page, write: access != .read) {
+        switch space.handleFault(of: self, at: page, write: access != .read) {
         case .done: return
         case .segmentationFault: throw .segmentationFault
         case .busError: throw .busError

@@ -66,6 +66,8 @@ final class VMA: @unchecked Sendable {
     let lock = RWLock(.vma)
     /// Equals `AddressSpace.lockSequence` while a writer has marked this VMA.
     let lockSequence = Atomic<UInt64>(0)
+    /// Left the set of VMAs; set while the VMA is marked, so that a CPU that remembers it finds out.
+    let isDetached = Atomic<Bool>(false)
 
     /// What the hugetlb pool has promised to a private mapping; nil in a child of fork. Set before the VMA is known.
     var hugetlbReservations: HugetlbReservations?

@@ -38,13 +38,31 @@ final class VMASet: @unchecked Sendable {
             guard let vma = vma(at: page), vma.lock.tryLockRead() else { return nil }
             return vma
         }
-        guard let found else { return nil }
-        // A mark is set with the VMA's lock held for writing: now that we hold it, a mark is seen or comes later.
-        if found.lockSequence.load(ordering: .acquiring) == sequence() {
-            found.lock.unlockRead()
-            return nil
-        }
+        guard let found, keepsLocked(found, page, whileSequence: sequence) else { return nil }
         return found
+    }
+
+    /// The VMA that a CPU used last, locked for reading, if it still maps the page and no writer has it: the search,
+    /// and its lock that all CPUs share, are not needed then.
+    func tryLock(_ vma: VMA, _ page: PageNumber, whileSequence sequence: () -> UInt64) -> Bool {
+        guard vma.lock.tryLockRead() else { return false }
+        return keepsLocked(vma, page, whileSequence: sequence)
+    }
+
+    /// Unlocks the VMA again if it is marked, gone or somewhere else.
+    ///
+    /// A mark is set with the VMA's lock held for writing: now that we hold it, a mark is seen or comes later. A mark
+    /// that is over is a sequence that moved on, and everything that was done under it is seen as well.
+    @inline(__always)
+    private func keepsLocked(_ vma: VMA, _ page: PageNumber, whileSequence sequence: () -> UInt64) -> Bool {
+        let now = sequence()
+        if vma.lockSequence.load(ordering: .acquiring) != now, !vma.isDetached.load(ordering: .acquiring),
+            vma.pages.contains(page)
+        {
+            return true
+        }
+        vma.lock.unlockRead()
+        return false
     }
 
     /// The first VMA that ends after `page`: the one that contains it, or the next one.
@@ -78,7 +96,9 @@ final class VMASet: @unchecked Sendable {
         lock.withLock { sorted.insert(vma, at: index(endingAfter: vma.pages.lowerBound)) }
     }
 
+    /// The VMA is marked, or nobody can have met it.
     func remove(_ vma: VMA) {
+        vma.isDetached.store(true, ordering: .releasing)
         lock.withLock { _ = sorted.remove(at: sorted.firstIndex { $0 === vma }!) }
     }
 

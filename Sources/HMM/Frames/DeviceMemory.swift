@@ -244,7 +244,8 @@ public final class DeviceMemory: @unchecked Sendable {
             guard let fresh = frames.reserveDeviceChunk(zone: zone) else { return false }
             first = fresh
         }
-        let allocator = FrameAllocator(records: frames.records, first: Int(first.raw), count: count)
+        let allocator = FrameAllocator(
+            records: frames.records, first: Int(first.raw), count: count, isShared: false)
         chunks.append(Chunk(first: first, count: count, allocator: allocator))
         return true
     }

@@ -1,12 +1,14 @@
 import Synchronization
 
-/// A buddy allocator, of system memory or of one chunk of device memory: free blocks of order 0 to 9, and contiguous runs beyond.
+/// A buddy allocator, of system memory or of one chunk of device memory: free blocks of order 0 to 9, and contiguous
+/// runs beyond.
 ///
-/// Single frames go through a small stack of recently freed ones, so that a frame that was just in the cache is the
-/// next to be used and the lists are touched once a batch. Memory above the high-water mark was never used and is on
-/// no list, which makes an untouched machine free of cost.
+/// Single frames go through stacks of recently freed ones, one for each stripe of threads, so that threads do not meet
+/// at one lock and the lists are touched once a batch. Memory above the high-water mark was never used and is on no
+/// list, which makes an untouched machine free of cost.
 ///
-/// Locks: `lock` (.leaf) guards everything here and the links in the frame records.
+/// Locks: a stripe's (.zone) > `lock` (.leaf), which guards the lists and the links in the frame records. A chunk of
+/// device memory is guarded by its owner's lock, and its one stripe's is a .leaf.
 final class FrameAllocator: @unchecked Sendable {
     private let lock = SpinLock(.leaf)
     private let records: UnsafeMutablePointer<FrameRecord>
@@ -16,95 +18,204 @@ final class FrameAllocator: @unchecked Sendable {
     private var untouched: UInt32
     /// Head of the free list of each order, 0 when empty.
     private var heads: [UInt32]
-    /// Recently freed single frames.
-    private let recent: UnsafeMutablePointer<UInt32>
-    private var recentCount = 0
-    private static let recentCapacity = 1024
-    /// Frames handed out.
-    /// Invariant: INV-AS-1 equals the frames with a reference.
-    private var used = 0
+    /// Frames handed out, and those in the stripes.
+    private var taken = 0
+    /// Moves on when frames go from a stripe to the lists or the other way. Guarded by `lock`.
+    private var transfers = 0
+    /// Immutable; each stripe is guarded by its own lock.
+    private let stripes: UnsafeMutablePointer<FrameStripe>
+    private let stripeCount: Int
+    private let isShared: Bool
+    /// Frames that an empty stripe gets at once.
+    private static let refill = 64
 
-    init(records: UnsafeMutablePointer<FrameRecord>, first: Int, count: Int) {
+    /// - Parameter isShared: many threads call at the same time; otherwise the caller has a lock (.zone) of its own.
+    init(records: UnsafeMutablePointer<FrameRecord>, first: Int, count: Int, isShared: Bool) {
         self.records = records
         self.first = UInt32(first)
         end = UInt32(first + count)
         untouched = UInt32(first)
         heads = Array(repeating: 0, count: Geometry.pmdOrder + 1)
-        recent = .allocate(capacity: Self.recentCapacity)
+        self.isShared = isShared
+        stripeCount = isShared ? ThreadStripe.count : 1
+        stripes = .allocate(capacity: stripeCount)
+        for i in 0..<stripeCount { (stripes + i).initialize(to: FrameStripe(isShared ? .zone : .leaf)) }
     }
 
-    deinit { recent.deallocate() }
+    deinit {
+        stripes.deinitialize(count: stripeCount)
+        stripes.deallocate()
+    }
 
-    var usedFrames: Int { lock.withLock { used } }
+    private func lockLists() { if isShared { lock.lock() } }
+    private func unlockLists() { if isShared { lock.unlock() } }
+
+    /// Frames handed out.
+    /// Invariant: INV-AS-1 equals the frames with a reference.
+    var usedFrames: Int {
+        let striped = stripedFrames
+        lockLists()
+        defer { unlockLists() }
+        return taken - striped
+    }
     var totalFrames: Int { Int(end - first) }
+
+    private var stripedFrames: Int {
+        var sum = 0
+        for i in 0..<stripeCount {
+            stripes[i].lock.lock()
+            sum += Int(stripes[i].count)
+            stripes[i].lock.unlock()
+        }
+        return sum
+    }
+
+    // MARK: Single frames
+
+    /// The stripe of the running thread.
+    @inline(__always)
+    private var ownStripe: UnsafeMutablePointer<FrameStripe> { stripes + ThreadStripe.current & (stripeCount - 1) }
 
     /// Up to `count` single frames into `frames`. Answers how many there were.
     func allocate(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
-        lock.lock()
-        defer { lock.unlock() }
-        for i in 0..<count {
-            guard let frame = takeSingle() else { return i }
-            frames[i] = FrameNumber(frame)
-        }
-        return count
+        let stripe = ownStripe
+        stripe.pointee.lock.lock()
+        var got = stripe.pointee.take(count, into: frames)
+        if got < count { got += refill(stripe, count - got, into: frames + got) }
+        stripe.pointee.lock.unlock()
+        if got < count { got += takeFromAnywhere(count - got, into: frames + got) }
+        return got
     }
+
+    /// Takes frames from the lists, and some more for the stripe, which is locked and empty.
+    private func refill(
+        _ stripe: UnsafeMutablePointer<FrameStripe>, _ count: Int, into frames: UnsafeMutablePointer<FrameNumber>
+    ) -> Int {
+        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: Self.refill) { more in
+            lockLists()
+            let got = takeSingles(count, into: frames)
+            let extra = got < count ? 0 : takeSingles(Self.refill, into: more.baseAddress!)
+            transfers += 1
+            unlockLists()
+            // The other way round, so that they are used in the order of their numbers.
+            for i in 0..<extra { _ = stripe.pointee.put(more[extra - 1 - i]) }
+            return got
+        }
+    }
+
+    /// The lists were empty: what other threads keep. Looks again while frames are moved, so that memory which is free
+    /// is found.
+    private func takeFromAnywhere(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
+        var got = 0
+        while true {
+            lockLists()
+            got += takeSingles(count - got, into: frames + got)
+            let seen = transfers
+            unlockLists()
+            for i in 0..<stripeCount where got < count {
+                stripes[i].lock.lock()
+                got += stripes[i].take(count - got, into: frames + got)
+                stripes[i].lock.unlock()
+            }
+            lockLists()
+            let isStill = transfers == seen
+            unlockLists()
+            if got == count || isStill { return got }
+        }
+    }
+
+    /// Frees single frames, taking the lock once. They will be used in the order in which they are given.
+    func free(_ frames: UnsafePointer<FrameNumber>, count: Int) {
+        let stripe = ownStripe
+        stripe.pointee.lock.lock()
+        for i in 0..<count where !stripe.pointee.put(frames[count - 1 - i]) {
+            drain(stripe)
+            _ = stripe.pointee.put(frames[count - 1 - i])
+        }
+        stripe.pointee.lock.unlock()
+    }
+
+    /// Puts the older frames of a locked stripe on the lists. False when it had none.
+    @discardableResult
+    private func drain(_ stripe: UnsafeMutablePointer<FrameStripe>) -> Bool {
+        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: FrameStripe.capacity / 2) { old in
+            let count = stripe.pointee.takeOldest(into: old.baseAddress!)
+            guard count > 0 else { return false }
+            lockLists()
+            for i in 0..<count { putBlock(old[i].raw, order: 0) }
+            taken -= count
+            transfers += 1
+            unlockLists()
+            return true
+        }
+    }
+
+    // MARK: Blocks
 
     /// A block of 2^`order` frames, aligned to its size.
     func allocateBlock(order: Int) -> FrameNumber? {
-        lock.lock()
-        defer { lock.unlock() }
-        if order > Geometry.pmdOrder { return takeContiguous(order: order) }
-        if order == 0 { return takeSingle().map(FrameNumber.init) }
-        if let block = takeBlock(order: order) { return handOut(block, 1 << order) }
+        if order == 0 {
+            var frame = FrameNumber.none
+            return allocate(1, into: &frame) == 1 ? frame : nil
+        }
+        if let block = takeFromLists(order: order) { return block }
+        guard order <= Geometry.pmdOrder else { return nil }
         // Single frames kept at hand may be what a larger block is missing.
-        drainRecent(keeping: 0)
-        guard let block = takeBlock(order: order) else { return nil }
-        return handOut(block, 1 << order)
+        for i in 0..<stripeCount {
+            stripes[i].lock.lock()
+            while drain(stripes + i) {}
+            stripes[i].lock.unlock()
+        }
+        return takeFromLists(order: order)
+    }
+
+    private func takeFromLists(order: Int) -> FrameNumber? {
+        lockLists()
+        defer { unlockLists() }
+        if order > Geometry.pmdOrder { return takeContiguous(order: order) }
+        return takeBlock(order: order).map { handOut($0, 1 << order) }
     }
 
     func free(_ frame: FrameNumber, order: Int) {
-        lock.lock()
-        defer { lock.unlock() }
-        freeLocked(frame.raw, order: order)
-    }
-
-    /// Frees single frames, taking the lock once.
-    func free(_ frames: UnsafePointer<FrameNumber>, count: Int) {
-        lock.lock()
-        defer { lock.unlock() }
-        for i in 0..<count { freeLocked(frames[i].raw, order: 0) }
+        if order == 0 {
+            var frame = frame
+            return free(&frame, count: 1)
+        }
+        lockLists()
+        defer { unlockLists() }
+        taken -= 1 << order
+        if order > Geometry.pmdOrder {
+            let end = frame.raw + UInt32(1 << order)
+            for block in stride(from: frame.raw, to: end, by: 1 << Geometry.pmdOrder) {
+                putBlock(block, order: Geometry.pmdOrder)
+            }
+        } else {
+            putBlock(frame.raw, order: order)
+        }
     }
 
     // MARK: With the lock held
 
-    private func freeLocked(_ frame: UInt32, order: Int) {
-        used -= 1 << order
-        if order == 0 {
-            if recentCount == Self.recentCapacity { drainRecent(keeping: Self.recentCapacity / 2) }
-            recent[recentCount] = frame
-            recentCount += 1
-        } else if order > Geometry.pmdOrder {
-            for block in stride(from: frame, to: frame + UInt32(1 << order), by: 1 << Geometry.pmdOrder) {
-                putBlock(block, order: Geometry.pmdOrder)
+    /// Single frames, in runs of neighbours as long as the lists have them.
+    private func takeSingles(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
+        var got = 0
+        while got < count {
+            var order = min(6, (count - got).bitWidth - 1 - (count - got).leadingZeroBitCount)
+            var block = takeBlock(order: order)
+            while block == nil, order > 0 {
+                order -= 1
+                block = takeBlock(order: order)
             }
-        } else {
-            putBlock(frame, order: order)
+            guard let block else { break }
+            for i in 0..<(1 << order) { frames[got + i] = FrameNumber(block) + i }
+            got += 1 << order
         }
-    }
-
-    private func takeSingle() -> UInt32? {
-        if recentCount > 0 {
-            recentCount -= 1
-            used += 1
-            return recent[recentCount]
-        }
-        guard let block = takeBlock(order: 0) else { return nil }
-        used += 1
-        return block
+        taken += got
+        return got
     }
 
     private func handOut(_ block: UInt32, _ count: Int) -> FrameNumber {
-        used += count
+        taken += count
         return FrameNumber(block)
     }
 
@@ -149,13 +260,6 @@ final class FrameAllocator: @unchecked Sendable {
         return handOut(start, Int(size))
     }
 
-    private func drainRecent(keeping count: Int) {
-        while recentCount > count {
-            recentCount -= 1
-            putBlock(recent[recentCount], order: 0)
-        }
-    }
-
     /// Puts a block on its list, joined with its free buddies.
     private func putBlock(_ block: UInt32, order: Int) {
         var block = block
@@ -197,22 +301,27 @@ final class FrameAllocator: @unchecked Sendable {
 
     // MARK: Checks
 
-    /// Frames on the free lists, on the stack of recent ones, and never touched.
+    /// Frames on the free lists, in the stripes, and never touched.
     package func countFree() -> Int {
-        lock.withLock {
-            var count = Int(end - untouched) + recentCount
-            for order in 0...Geometry.pmdOrder {
-                var block = heads[order]
-                while block != 0 {
-                    count += 1 << order
-                    block = records[Int(block)].next
-                }
+        var count = stripedFrames
+        lockLists()
+        defer { unlockLists() }
+        count += Int(end - untouched)
+        for order in 0...Geometry.pmdOrder {
+            var block = heads[order]
+            while block != 0 {
+                count += 1 << order
+                block = records[Int(block)].next
             }
-            return count
         }
+        return count
     }
 
     /// One past the last frame that was ever handed out.
-    var highWater: FrameNumber { lock.withLock { FrameNumber(untouched) } }
+    var highWater: FrameNumber {
+        lockLists()
+        defer { unlockLists() }
+        return FrameNumber(untouched)
+    }
     var firstFrame: FrameNumber { FrameNumber(first) }
 }

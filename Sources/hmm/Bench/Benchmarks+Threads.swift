@@ -10,14 +10,15 @@ extension Benchmarks {
         _ row: BenchRow, _ scale: BenchScale
     ) throws -> (BenchRow, checksum: UInt64) {
         let count = scale.pick(512, quick: 16)
-        let rounds = scale.pick(40, quick: 2)
+        // Short, so that most samples fit between the turns of other programs.
+        let rounds = scale.pick(8, quick: 2)
         let process = try BenchProcess(pages: 2 * count)
         let ranges = [0, 1].map { BenchProcess.range(count, at: $0 << 18) }
         for pages in ranges { try process.space.map(pages, protection: .readWrite, kind: .anonymous(huge: false)) }
         var ours: [Double] = []
         var reference: [Double] = []
         var checksum: UInt64 = 0
-        for sample in 0...scale.samples {
+        for sample in 0...scale.pick(60, quick: 2) {
             let alone = try race(1) { number in faultOver(process, ranges[number], rounds) }
             let together = try race(2) { number in faultOver(process, ranges[number], rounds) }
             let hostAlone = try race(1) { _ in touchOver(count, rounds) }

@@ -1,0 +1,40 @@
+/// Single frames that threads of one stripe freed and will use again: a stack, so that a frame which was just in the
+/// cache is the next to be used.
+///
+/// Locks: `lock` guards the rest.
+struct FrameStripe: ~Copyable {
+    /// So many that the struct fills a page, and stripes share no cache line.
+    static let capacity = 1022
+
+    let lock: SpinLock
+    private(set) var count: UInt32 = 0
+    private var stack = InlineArray<1022, UInt32>(repeating: 0)
+
+    init(_ lockClass: LockClass) { lock = SpinLock(lockClass) }
+
+    /// Takes up to `wanted` frames, the last freed one first.
+    mutating func take(_ wanted: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
+        let taken = min(wanted, Int(count))
+        for i in 0..<taken { frames[i] = FrameNumber(stack[Int(count) - 1 - i]) }
+        count -= UInt32(taken)
+        return taken
+    }
+
+    /// Adds a frame. False when there is no room.
+    @inline(__always)
+    mutating func put(_ frame: FrameNumber) -> Bool {
+        guard count < Self.capacity else { return false }
+        stack[Int(count)] = frame.raw
+        count += 1
+        return true
+    }
+
+    /// Takes the frames that have lain here longest, half of what there is room for.
+    mutating func takeOldest(into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
+        let taken = min(Int(count), Self.capacity / 2)
+        for i in 0..<taken { frames[i] = FrameNumber(stack[i]) }
+        for i in taken..<Int(count) { stack[i - taken] = stack[i] }
+        count -= UInt32(taken)
+        return taken
+    }
+}
