@@ -29,7 +29,7 @@ public struct DmirrorWarts: OptionSet, Hashable, Sendable {
 ///
 /// Kernel: lib/test_hmm.c (6.12). Its table stores the page that holds the bytes; here a device's frame has bytes of
 /// its own, so that is the frame that the range fault reports.
-public final class DmirrorDevice: @unchecked Sendable {
+public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable {
     public typealias Kind = DeviceMemoryKind
 
     // All immutable, except as noted.
@@ -60,10 +60,11 @@ public final class DmirrorDevice: @unchecked Sendable {
             kind: kind, owner: UInt32(index),
             limitBytes: capacityBytes.map { Int($0) } ?? (kind == .private ? 8 : 1) * chunkBytes,
             frames: machine.frames)
+        if kind == .private { machine.setPrivateFaultHandler(self, for: memory) }
     }
 
     /// Opens a mirror of the address space, with an empty table. Errors: EINVAL when the address space is gone.
-    public func open(_ space: any DeviceAddressSpace) throws(HMMError) -> DmirrorMirror {
+    public func open(_ space: any MigratingAddressSpace) throws(HMMError) -> DmirrorMirror {
         try machine.faultInjector.check(.object)
         let number: UInt32 = lock.withLock {
             openCount += 1
@@ -81,8 +82,17 @@ public final class DmirrorDevice: @unchecked Sendable {
     /// The mirrors that are open.
     package var openMirrors: [DmirrorMirror] { lock.withLock { mirrors } }
 
-    /// Gives all memory back: every page is moved to system memory, in all processes.
-    public func release() throws(HMMError) {
-        throw HMMError(.notSupportedYet, "migration is not there yet")
+    /// Gives all memory back: every page is moved to system memory, in all processes. The next migration starts with new
+    /// chunks. Errors: EBUSY or ENOMEM when pages are left that somebody holds, or that have no place.
+    public func release() throws(HMMError) { try machine.release(memory) }
+
+    // MARK: CPU faults
+
+    public func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError) {
+        if let mirror = openMirrors.first(where: { $0.space === space }) {
+            return try mirror.bringHome(page, frame, in: space)
+        }
+        // Nobody mirrors this address space; the page came here by a fork.
+        try space.bringHome(page, frame, from: memory)
     }
 }

@@ -91,26 +91,4 @@ extension DmirrorMirror {
         }
         return index - first
     }
-
-    // MARK: What needs migration
-
-    /// Moves the pages to the device's memory and reads them back. Answers the number of pages read.
-    public func migrate(_ pages: PageRange, into words: UnsafeMutableBufferPointer<UInt64>) throws(HMMError) -> Int {
-        throw HMMError(.notSupportedYet, "migration is not there yet")
-    }
-
-    /// Moves the pages back to system memory. Answers how many moved.
-    public func evict(_ pages: PageRange) throws(HMMError) -> Int {
-        throw HMMError(.notSupportedYet, "migration is not there yet")
-    }
-
-    /// Takes exclusive access of the pages and reads them. Answers the number of pages read.
-    public func exclusive(_ pages: PageRange, into words: UnsafeMutableBufferPointer<UInt64>) throws(HMMError) -> Int {
-        throw HMMError(.notSupportedYet, "exclusive access is not there yet")
-    }
-
-    /// Fails with EPERM while an entry of this mirror is exclusive.
-    public func checkExclusive(_ pages: PageRange) throws(HMMError) {
-        throw HMMError(.notSupportedYet, "exclusive access is not there yet")
-    }
 }

@@ -14,7 +14,7 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
 
     // Immutable.
     public let device: DmirrorDevice
-    let space: any DeviceAddressSpace
+    let space: any MigratingAddressSpace
     let owner: NotifierOwner
     /// The user lock: guards what is in `table`, and decides `readRetry`.
     let mutex = FairMutex(.driver)
@@ -29,7 +29,7 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     private(set) var interval: IntervalNotifier!
     private let isOpen = Atomic<Bool>(true)
 
-    init(device: DmirrorDevice, space: any DeviceAddressSpace, owner: NotifierOwner) {
+    init(device: DmirrorDevice, space: any MigratingAddressSpace, owner: NotifierOwner) {
         self.device = device
         self.space = space
         self.owner = owner
@@ -49,11 +49,18 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         interval = try space.notifiers.insert(self, over: PageNumber(0)..<Geometry.endPage)
     }
 
-    /// Closes the mirror: no callback runs afterwards. Not from a callback; no request may be under way.
+    /// Closes the mirror: no callback runs afterwards. The device's memory goes home, that of this address space or (W5)
+    /// of everybody, as far as it can be had; exclusive pages stay so until a CPU touches them. Not from a callback; no
+    /// request may be under way.
     public func close() {
         let wasOpen = isOpen.exchange(false, ordering: .acquiringAndReleasing)
         precondition(wasOpen, "a mirror was closed twice")
         interval.remove()
+        if device.warts.contains(.closeEvictsEverybody) {
+            device.machine.evictAll(of: device.memory)
+        } else if !space.notifiers.isReleased {
+            _ = try? space.evict(interval.pages, from: device.memory, owner: nil) { _ throws(HMMError) in }
+        }
         device.forget(self)
         mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
     }

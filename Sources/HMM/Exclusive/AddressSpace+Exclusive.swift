@@ -68,4 +68,13 @@ extension AddressSpace {
         if old.isDirty { markDirty(frame) }
         tables.set(pte, SoftLeaf.deviceExclusive(frame, write: old.isWritable, tracking: old.trackingBits).entry)
     }
+
+    /// Takes back every page of the range that is exclusive to a device, as a CPU's access would. No lock is held.
+    public func takeBackExclusive(_ pages: PageRange) throws(HMMError) {
+        lockForReading()
+        defer { unlockForReading() }
+        for page in pages where leaf(page)?.0.softLeaf?.kind == .deviceExclusive {
+            release(try reference(page, []), [])
+        }
+    }
 }

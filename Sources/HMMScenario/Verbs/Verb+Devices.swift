@@ -19,7 +19,7 @@ extension Verb {
             actor: .device, word: "migrate", parameters: [.range], meaning: "move the range to the device's memory",
             play: { call throws(HMMError) in
                 try call.deviceRead { (mirror, pages, words) throws(HMMError) in
-                    [.init("pages", try mirror.migrate(pages, into: words))]
+                    [.init("pages", try mirror.migrate(pages, into: words).pages)]
                 }
             }),
         Verb(
