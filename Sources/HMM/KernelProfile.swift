@@ -10,6 +10,9 @@ public struct KernelProfile: Sendable, Hashable {
     /// Migration to a device splits every huge folio it meets, whatever is selected; folios that are large but mapped
     /// by PTEs never move.
     public var migrationSplitsHugeFolios: Bool
+    /// Migration to a device also collects pages of files, only to find that they cannot go: visible by the invalidations
+    /// of other mappings of the page.
+    public var migrationCollectsFilePages: Bool
     /// A device-exclusive entry remembers whether it may be restored writable, and mprotect takes that away for good.
     public var exclusiveRemembersWrite: Bool
     /// Exclusive access converts the whole folio by its reverse map, tails are refused, and the map count drops.
@@ -24,13 +27,15 @@ public struct KernelProfile: Sendable, Hashable {
 
     /// What a real Linux 6.12 answers.
     public static let linux6_12 = KernelProfile(
-        name: "6.12", splitMapsZeroPages: true, migrationSplitsHugeFolios: true, exclusiveRemembersWrite: true,
+        name: "6.12", splitMapsZeroPages: true, migrationSplitsHugeFolios: true,
+        migrationCollectsFilePages: true, exclusiveRemembersWrite: true,
         exclusiveConvertsFolio: true, forkFailsOnLockedExclusive: true, rangeFaultRunsToEndOfPiece: true,
         testDriverHasWarts: true)
 
     /// What is right, by the later patches and this project's own rules.
     public static let next = KernelProfile(
-        name: "next", splitMapsZeroPages: false, migrationSplitsHugeFolios: false, exclusiveRemembersWrite: false,
+        name: "next", splitMapsZeroPages: false, migrationSplitsHugeFolios: false,
+        migrationCollectsFilePages: false, exclusiveRemembersWrite: false,
         exclusiveConvertsFolio: false, forkFailsOnLockedExclusive: false, rangeFaultRunsToEndOfPiece: false,
         testDriverHasWarts: false)
 }

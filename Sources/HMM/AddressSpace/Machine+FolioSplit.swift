@@ -73,8 +73,9 @@ extension Machine {
         // A leaf of 2 MiB is never exclusive.
         guard frames.mappingCount(head) > frames.entireMappingCount(head) else { return false }
         var isHeld = false
+        let count = frames.pageCount(ofHead: head)
         walkReverseMap(head) { vma, pages, _ in
-            isHeld = vma.space.hasExclusiveEntry(pages)
+            isHeld = vma.space.hasExclusiveEntry(pages, naming: head, count: count)
             return !isHeld
         }
         return isHeld
@@ -82,12 +83,14 @@ extension Machine {
 }
 
 extension AddressSpace {
-    fileprivate func hasExclusiveEntry(_ pages: PageRange) -> Bool {
+    /// A page that was copied on write lies where the folio's did, and is none of it.
+    fileprivate func hasExclusiveEntry(_ pages: PageRange, naming head: FrameNumber, count: Int) -> Bool {
         var cursor = PageTableCursor(tables, pages)
         while let step = cursor.advance() {
             guard step.kind == .pteTable else { continue }
-            for i in 0..<step.pages.pageCount where tables.read(step.entry + i).softLeaf?.kind == .deviceExclusive {
-                return true
+            for i in 0..<step.pages.pageCount {
+                guard let leaf = tables.read(step.entry + i).softLeaf, leaf.kind == .deviceExclusive else { continue }
+                if leaf.frame >= head, leaf.frame < head + count { return true }
             }
         }
         return false

@@ -16,11 +16,13 @@ extension Machine {
     /// whether nothing maps the folio any more: a page that may be pinned keeps its entry, and ends the attempt.
     ///
     /// The folio is locked, and the caller has a reference of its own; those of the replaced entries are dropped. Each
-    /// VMA hears a CLEAR invalidation of the folio's whole span. Undone by `removeMigrationEntries`.
+    /// VMA that is looked at, whether it maps the folio or not, hears a CLEAR invalidation of the folio's whole span;
+    /// the look ends as soon as nothing maps the folio. Undone by `removeMigrationEntries`.
     /// - Parameter splittingLeaves: a leaf of 2 MiB becomes 512 single migration entries, not one huge one.
     func installMigrationEntries(_ head: FrameNumber, splittingLeaves: Bool = false) -> Bool {
         walkReverseMap(head) { vma, pages, offset in
             vma.space.installMigrationEntries(vma, pages, naming: head + offset, splittingLeaves: splittingLeaves)
+                && frames.mappingCount(head) > 0
         }
         return frames.mappingCount(head) == 0
     }

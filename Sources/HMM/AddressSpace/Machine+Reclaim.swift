@@ -105,7 +105,8 @@ extension Machine {
         var isUnmapped = true
         walkReverseMap(head) { vma, pages, offset in
             isUnmapped = vma.space.unmapForReclaim(pages, head + offset)
-            return isUnmapped
+            // Who is not looked at is not told, so the look ends when nothing maps the folio any more.
+            return isUnmapped && frames.mappingCount(head) > 0
         }
         return isUnmapped && frames.mappingCount(head) == 0
     }

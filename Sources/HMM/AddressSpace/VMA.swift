@@ -55,9 +55,20 @@ final class VMA: @unchecked Sendable {
     /// Offset of the first page in the file; for anonymous memory the page number at which it was first mapped.
     var pageOffset: UInt64
 
-    /// The reverse map of new anonymous pages; nil until the first. Set once under `anonVMAPublication` with the mmap
-    /// lock held for reading, read by those who hold the mmap lock or `lock`.
-    var anonVMA: AnonVMA?
+    /// The reverse map of new anonymous pages; nil until the first. Set with the mmap lock held for writing, or once
+    /// under `anonVMAPublication` with it held for reading; read without a lock. Released after `chain`, which keeps the
+    /// object alive: who sees it sees the chain too.
+    var anonVMA: AnonVMA? {
+        get {
+            UnsafeRawPointer(bitPattern: anonVMAPointer.load(ordering: .acquiring))
+                .map { Unmanaged<AnonVMA>.fromOpaque($0).takeUnretainedValue() }
+        }
+        set {
+            let pointer = newValue.map { UInt(bitPattern: Unmanaged.passUnretained($0).toOpaque()) }
+            anonVMAPointer.store(pointer ?? 0, ordering: .releasing)
+        }
+    }
+    private let anonVMAPointer = Atomic<UInt>(0)
     /// All reverse maps that this VMA is linked to, oldest first.
     var chain: [AnonVMA] = []
     let anonVMAPublication = SpinLock(.leaf)

@@ -74,8 +74,14 @@ extension AddressSpace {
     /// Whether the page asked for was writable, and no present mapping of the folio is left.
     private func convertMappings(_ head: FrameNumber, askedFor page: PageNumber) -> Bool {
         var isValid = false
+        var converted = 0
         machine.walkReverseMap(head) { vma, pages, offset in
-            vma.space.convertPart(vma, pages, head + offset, isAsked: { vma.space === self && $0 == page }, &isValid)
+            let goesOn = vma.space.convertPart(vma, pages, head + offset) { candidate, isWritable in
+                converted += 1
+                if vma.space === self, candidate == page, isWritable { isValid = true }
+            }
+            // Who is not looked at is not told, so the look ends when nothing present is left.
+            return goesOn && converted < frames.mappingCount(head)
         }
         guard isValid else { return false }
         var exclusive = 0
@@ -88,7 +94,7 @@ extension AddressSpace {
 
     /// Converts the entries of one VMA in order. Stops at an entry that is exclusive already.
     fileprivate func convertPart(
-        _ vma: VMA, _ pages: PageRange, _ first: FrameNumber, isAsked: (PageNumber) -> Bool, _ isValid: inout Bool
+        _ vma: VMA, _ pages: PageRange, _ first: FrameNumber, _ noteConverted: (PageNumber, _ isWritable: Bool) -> Void
     ) -> Bool {
         let invalidation = beginInvalidation(.exclusive, pages)
         var goesOn = true
@@ -98,7 +104,7 @@ extension AddressSpace {
             let entry = tables.read(pte)
             if entry.isPresent, entry.frame == first + i {
                 replaceByExclusive(pte, first + i)
-                if isAsked(page), entry.isWritable { isValid = true }
+                noteConverted(page, entry.isWritable)
             } else if let leaf = entry.softLeaf, leaf.kind == .deviceExclusive, leaf.frame == first + i {
                 goesOn = false
             }
