@@ -112,10 +112,9 @@ extension MigrationState: PageCollector {
         }
         let frame = entry.frame
         let head = frames.head(of: frame)
-        // Differs from Linux: 6.12 also collects file pages, only to find that they cannot go.
-        guard frames.mapping(ofHead: head).isAnonymous, !frames.hasFlags(head, FrameFlags.hasPoison) else {
-            return .done
-        }
+        guard frames.mapping(ofHead: head).isAnonymous || machine.profile.migrationCollectsFilePages,
+            !frames.hasFlags(head, FrameFlags.hasPoison)
+        else { return .done }
         if head != frame || frames.order(ofHead: head) > 0 {
             return splitsHugeFolios || head == unsplittable ? .done : .needsSplit(head)
         }
