@@ -68,8 +68,9 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     // MARK: Invalidation
 
     public func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {
-        // Own migrations are ordered by `migrations`; their entries stay until they are replaced.
-        if range.event == .migrate, range.owner == owner { return true }
+        // Own migrations are ordered by `migrations`; their entries stay until they are replaced. What this mirror makes
+        // exclusive keeps its frame; an own event that was not filtered would void each round that it belongs to.
+        if range.event == .migrate || range.event == .exclusive, range.owner == owner { return true }
         if range.isBlockable {
             mutex.lock()
         } else if !mutex.tryLock() {

@@ -226,17 +226,82 @@ struct DmirrorTests {
         }
     }
 
-    @Test("what needs migration answers ENOSYS")
-    func notYet() throws {
-        let f = try DmirrorFixture()
-        try f.map(0..<1)
-        let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: 512)
+    /// Runs `body` with room for the words of `count` pages.
+    private func withWords<R>(_ count: Int, _ body: (UnsafeMutableBufferPointer<UInt64>) throws -> R) rethrows -> R {
+        let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: count * 512)
         defer { words.deallocate() }
-        #expect(throws: HMMError(.notSupportedYet)) { _ = try f.mirrors[0].migrate(f.pages(0..<1), into: words) }
-        #expect(throws: HMMError(.notSupportedYet)) { _ = try f.mirrors[0].evict(f.pages(0..<1)) }
-        #expect(throws: HMMError(.notSupportedYet)) { _ = try f.mirrors[0].exclusive(f.pages(0..<1), into: words) }
-        #expect(throws: HMMError(.notSupportedYet)) { try f.mirrors[0].checkExclusive(f.pages(0..<1)) }
-        #expect(throws: HMMError(.notSupportedYet)) { try f.devices[0].release() }
+        return try body(words)
+    }
+
+    @Test("migrate, CPU touch, evict: the worked example of the reference", arguments: [0, 2])
+    func migrateAndBack(_ device: Int) throws {
+        let f = try DmirrorFixture()
+        let isPrivate = device == 0
+        let mirror = f.mirrors[device]
+        try f.map(0..<4)
+        try f.cpuWrite(0..<4, 7)
+        let answer = try withWords(4) { try mirror.migrate(f.pages(0..<4), into: $0) }
+        #expect(answer.pages == 4 && answer.moved == 4)
+        #expect(try mirror.snapshot(f.pages(0..<4)) == Array(repeating: isPrivate ? 0x22 : 0x42, count: 4))
+        #expect(f.devices[device].memory.usedFrames == 4)
+        #expect(try f.cpuRead(2) == 7)
+        // A CPU brings a private page home; coherent memory it can read where it is.
+        #expect(f.devices[device].memory.usedFrames == (isPrivate ? 3 : 4))
+        #expect(f.machine.checkInvariants() == [])
+        #expect(try mirror.evict(f.pages(0..<4)) == (isPrivate ? 3 : 4))
+        #expect(f.devices[device].memory.usedFrames == 0)
+        #expect(try mirror.snapshot(f.pages(0..<4)) == Array(repeating: 2, count: 4))
+        for page in 0..<4 { #expect(try f.cpuRead(page) == 7) }
+        #expect(f.machine.checkInvariants() == [])
+    }
+
+    @Test("INV-DM-6: after release and after the last close no frame of the device is used", arguments: [true, false])
+    func releaseAndClose(_ byRelease: Bool) throws {
+        let f = try DmirrorFixture()
+        try f.map(0..<8)
+        try f.cpuWrite(0..<8, 3)
+        let extra = try f.devices[1].open(f.space)
+        _ = try withWords(8) { try extra.migrate(f.pages(0..<8), into: $0) }
+        #expect(f.devices[1].memory.usedFrames == 8)
+        if byRelease { try f.devices[1].release() }
+        extra.close()
+        #expect(f.devices[1].memory.usedFrames == 0)
+        for page in 0..<8 { #expect(try f.cpuRead(page) == 3) }
+        #expect(f.machine.checkInvariants() == [])
+    }
+
+    @Test("exclusive and check-exclusive, until the CPU touches", arguments: [KernelProfile.linux6_12, .next])
+    func exclusive(_ profile: KernelProfile) throws {
+        let f = try DmirrorFixture(profile)
+        try f.map(0..<3)
+        try f.cpuWrite(0..<3, 1)
+        let mirror = f.mirrors[0]
+        #expect(try withWords(3) { try mirror.exclusive(f.pages(0..<3), into: $0) } == 3)
+        #expect(try mirror.snapshot(f.pages(0..<3)) == [0, 0, 0])
+        #expect(throws: HMMError(.notPermitted)) { try mirror.checkExclusive(f.pages(0..<3)) }
+        #expect(try f.cpuRead(0) == 1)
+        // W2: 6.12 also forgets the page behind the one that was touched.
+        if profile == .linux6_12 {
+            try mirror.checkExclusive(f.pages(0..<2))
+        } else {
+            #expect(throws: HMMError(.notPermitted)) { try mirror.checkExclusive(f.pages(1..<2)) }
+        }
+        #expect(throws: HMMError(.notPermitted)) { try mirror.checkExclusive(f.pages(2..<3)) }
+        #expect(f.machine.checkInvariants() == [])
+    }
+
+    @Test("INV-EX-11: a request that fails leaves no page exclusive")
+    func failedExclusive() throws {
+        let f = try DmirrorFixture(.next)
+        try f.map(0..<4)
+        try f.cpuWrite(0..<4, 1)
+        try f.space.protect(f.pages(3..<4), .read)
+        #expect(throws: HMMError(.badAddress)) {
+            try withWords(4) { _ = try f.mirrors[0].exclusive(f.pages(0..<4), into: $0) }
+        }
+        #expect(try f.mirrors[0].snapshot(f.pages(0..<4)) == [2, 2, 2, 1])
+        try f.mirrors[0].checkExclusive(f.pages(0..<4))
+        #expect(f.machine.checkInvariants() == [])
     }
 
     @Test("R1: device and CPU write to one page beside mprotect and munmap; values stay whole")
