@@ -8,7 +8,7 @@ private let command: URL? = CommandLine.arguments.map { URL(fileURLWithPath: $0)
     .first { FileManager.default.isExecutableFile(atPath: $0.path) }
 
 /// The command itself, run as a person runs it.
-@Suite("The command", .enabled(if: command != nil, "the executable is not beside the tests"))
+@Suite("The command", .serialized, .enabled(if: command != nil, "the executable is not beside the tests"))
 struct CommandTests {
     private struct Answer {
         var output: String

@@ -93,6 +93,26 @@ struct PlayTests {
         #expect(summary.tableBytes >= 4 * 4096)
     }
 
+    /// A machine reserves much address space: one that stays behind after each of a thousand scenarios is felt.
+    @Test(arguments: [
+        "exit\n", "map a 4 rw\ncpu write a 1\n", "map a 4 rw shared\ncpu write a 1\n", "map a 4 rw file\ncpu read a\n",
+        "map a 4 rw\nfork c\ncpu write a 1\n", "map a 4 rw\ncpu write a 1\nadvise a pageout\n",
+        "map a 4 rw\ndev0 read a\n", "map a 4 rw\ndev0 snapshot a\ndev0 close\n", "map a 4 rw\ndev0 migrate a\n",
+        "map a 512 rw hugepage\ncpu write a 1\n",
+    ])
+    func nothingOfAMachineStaysBehind(statements: String) throws {
+        weak var machine: Machine?
+        weak var frames: FrameTable?
+        let scenario = try #require(try Parser.parse("== f\n" + statements).first)
+        do {
+            let player = try Player(scenario)
+            machine = player.machine
+            frames = player.machine.frames
+            _ = player.play()
+        }
+        #expect(machine == nil && frames == nil)
+    }
+
     /// Examples/scenarios, beside Tests.
     static let examples =
         #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3).joined(separator: "/")

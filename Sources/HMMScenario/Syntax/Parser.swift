@@ -13,6 +13,8 @@ package struct Parser {
 
     var diagnostics: [Diagnostic] = []
     private var scenarios: [Scenario] = []
+    /// The line of each scenario's name.
+    private var scenarioLines: [String: Int] = [:]
     /// The line of the last `==`, even when its name was bad; nil before the first.
     private var headerLine: Int?
     private var reportedMissingHeader = false
@@ -86,9 +88,9 @@ package struct Parser {
         let name = line.tokens[1]
         try expectEnd(line, after: 2, of: "'== NAME'")
         scenario.name = name.text
-        if let other = scenarios.first(where: { $0.name == name.text }) {
+        if let line = scenarioLines.updateValue(name.position.line, forKey: name.text) {
             throw Diagnostic(
-                name.position, "the name '\(name.text)' is taken by the scenario of line \(other.position.line)",
+                name.position, "the name '\(name.text)' is taken by the scenario of line \(line)",
                 expected: "a name of its own for each scenario of a file")
         }
     }
