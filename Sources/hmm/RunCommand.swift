@@ -8,9 +8,9 @@ struct RunCommand: ParsableCommand {
         commandName: "run",
         abstract: "Play scenarios and print what the machine answers.",
         discussion: """
-            A file holds scenarios; '== NAME' starts one, on a fresh machine with one process, 'main', and the devices dev0 \
-            and dev1 (private memory), dev2 and dev3 (coherent memory). '#' starts a comment. A RANGE is a region (a), a \
-            page of it (a[3]) or pages (a[0..<8]). 'NAME: STATEMENT' runs in process NAME.
+            A file holds scenarios; '== NAME' starts one, on a fresh machine with one process, 'main', and the \
+            devices dev0 and dev1 (private memory), dev2 and dev3 (coherent memory). '#' starts a comment. A RANGE is \
+            a region (a), a page of it (a[3]) or pages (a[0..<8]). 'NAME: STATEMENT' runs in process NAME.
 
             \(RunCommand.statements)
 
@@ -33,7 +33,7 @@ struct RunCommand: ParsableCommand {
     @Argument(help: "Files with scenarios; '-' is standard input.", completion: .file(extensions: ["hmm"]))
     var files: [String]
 
-    @Option(help: "plain: 'LINE RESULT', as recorded from a real kernel. person: for reading. json: one object a scenario.")
+    @Option(help: "plain: 'LINE RESULT', as recorded from a kernel. person: for reading. json: one object a scenario.")
     var format = Format.person
 
     @Option(help: "Which kernel to answer as: 6.12 with its peculiarities, or next, which does what is right.")

@@ -36,7 +36,8 @@ struct CommandTests {
     }
 
     @Test func plainFormOfStandardInput() throws {
-        let answer = try hmm(["run", "--format", "plain", "-"], input: "== a\nmap m 4 rw\ndev0 read m\ndev0 snapshot m\n")
+        let scenario = "== a\nmap m 4 rw\ndev0 read m\ndev0 snapshot m\n"
+        let answer = try hmm(["run", "--format", "plain", "-"], input: scenario)
         #expect(answer.status == 0 && answer.errors.isEmpty)
         #expect(answer.output == "== a\n1 ok\n2 ok pages=4 faults=1 values 0*4\n3 ok 11*4\n")
     }

@@ -67,7 +67,8 @@ struct ParserTests {
     }
 
     @Test func linesCountFromTheHeaderWithCommentsAndBlankLines() throws {
-        let scenario = try parse("# about\n\n== lines # one\n# a comment\nmap a 1 rw\n\n  cpu read a# here too\r\nexpect 0\nexit\n")
+        let text = "# about\n\n== lines # one\n# a comment\nmap a 1 rw\n\n  cpu read a# here too\r\nexpect 0\nexit\n"
+        let scenario = try parse(text)
         #expect(scenario.statements.map(\.line) == [2, 4, 6])
         #expect(scenario.statements[1].position == SourcePosition(line: 7, column: 3))
     }
@@ -143,7 +144,10 @@ struct ParserTests {
         ("== a\nrace\nexit\nthread x\nend", 3, 1, "statement between 'race' and 'thread'"),
         ("== a\nrace\nthread x\nthread x\nend", 4, 8, "a thread 'x' is already there"),
         ("== a\nrace\nthread x\nexit\nend\nexpect ok", 6, 1, "'expect' without a statement"),
-        ("== a\nrace\nthread x\nfork c\nthread y\nc: exit\nend", 6, 1, "process 'c' is forked by another thread of this race"),
+        (
+            "== a\nrace\nthread x\nfork c\nthread y\nc: exit\nend", 6, 1,
+            "process 'c' is forked by another thread of this race"
+        ),
         ("== a\nrace\nthread x\ndevice d private 64M\nend", 4, 1, "'device' inside a race"),
     ]
 
@@ -160,6 +164,8 @@ struct ParserTests {
         let errors = try #require(throws: ScenarioErrors.self) { _ = try Parser.parse(text) }
         // The bad size of `a` is one error, not one more at each use of `a`.
         #expect(errors.diagnostics.map(\.position.line) == [2, 4, 7])
-        #expect(errors.diagnostics[0].description(file: "f.hmm") == "f.hmm:2:7: 'x' is no number, expected a number of pages from 1 to 1048576")
+        #expect(
+            errors.diagnostics[0].description(file: "f.hmm")
+                == "f.hmm:2:7: 'x' is no number, expected a number of pages from 1 to 1048576")
     }
 }

@@ -50,7 +50,8 @@ struct ResultTests {
         ("ok *", "ok pages=4 faults=1", true), ("ok *", "ok", false), ("0*130", "0*130", true),
         ("0*130", "0*13 130", false), ("!*2", "!*2", true), ("1*", "1*6 2", true), ("pages=*", "pages=3", true),
         ("ok * values 1*4", "ok pages=4 faults=0 values 1*4", true),
-        ("ok * values 1*4", "ok pages=4 faults=0 values 1*3", false), ("*5", "1 5", true), ("error E*", "error EBUSY", true),
+        ("ok * values 1*4", "ok pages=4 faults=0 values 1*3", false), ("*5", "1 5", true),
+        ("error E*", "error EBUSY", true),
     ])
     func expectationMatches(pattern: String, result: String, matches: Bool) {
         let expectation = Expectation(position: SourcePosition(line: 1, column: 1), alternatives: ["no", pattern])

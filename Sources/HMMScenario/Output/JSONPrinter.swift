@@ -1,7 +1,8 @@
 /// For programs: one object a line for each scenario, and one at the end with the summary of all.
 ///
 /// ```
-/// {"file":…,"scenario":…,"statements":[{"line":1,"process":"main","statement":"map a 4 rw","result":"ok","status":"ok"},…],"summary":{…}}
+/// {"file":…,"scenario":…,"statements":[{"line":1,"process":"main","statement":"map a 4 rw","result":"ok",
+///     "status":"ok"},…],"summary":{…}}
 /// {"summary":{…}}
 /// ```
 /// A statement has `status` (`ok`, `error`, `values`), `result` (the text of the plain form) and, as it applies,

@@ -29,7 +29,8 @@ final class Turnstile: Sendable {
     }
 }
 
-/// Counts who is inside, until it is shut: then nobody enters any more, and whoever shut it waits for the rest to leave.
+/// Counts who is inside, until it is shut: then nobody enters any more, and whoever shut it waits for the rest to
+/// leave.
 final class Gate: Sendable {
     private static let shut: UInt64 = 1 << 63
     /// The number of those inside, and `shut`.

@@ -49,7 +49,9 @@ package struct Pattern {
     private static func isDigit(_ byte: UInt8) -> Bool { byte >= UInt8(ascii: "0") && byte <= UInt8(ascii: "9") }
 
     private static func isValue(_ byte: UInt8) -> Bool {
-        isDigit(byte) || byte == UInt8(ascii: "!") || (byte | 0x20 >= UInt8(ascii: "a") && byte | 0x20 <= UInt8(ascii: "z"))
+        let lowerCase = byte | 0x20
+        return isDigit(byte) || byte == UInt8(ascii: "!")
+            || (lowerCase >= UInt8(ascii: "a") && lowerCase <= UInt8(ascii: "z"))
     }
 
     package func matches(_ text: String) -> Bool {

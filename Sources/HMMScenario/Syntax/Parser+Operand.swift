@@ -163,7 +163,9 @@ extension Parser {
         guard inner.hasSuffix("]") else { throw Diagnostic(position, "'\(text)' is no range", expected: form) }
         let bounds = inner.dropLast()
         guard let dots = bounds.range(ofDots: "..<") else {
-            guard let page = decimal(bounds) else { throw Diagnostic(position, "'\(text)' is no range", expected: form) }
+            guard let page = decimal(bounds) else {
+                throw Diagnostic(position, "'\(text)' is no range", expected: form)
+            }
             guard page < size else {
                 throw Diagnostic(
                     position, "page \(bounds) is outside of '\(text[..<bracket])'", expected: "0 to \(size - 1)")
@@ -173,7 +175,9 @@ extension Parser {
         guard let low = decimal(bounds[..<dots.lowerBound]), let high = decimal(bounds[dots.upperBound...]) else {
             throw Diagnostic(position, "'\(text)' is no range", expected: form)
         }
-        guard low < high else { throw Diagnostic(position, "\(bounds) has no pages", expected: "a range that has some") }
+        guard low < high else {
+            throw Diagnostic(position, "\(bounds) has no pages", expected: "a range that has some")
+        }
         guard high <= size else {
             throw Diagnostic(
                 position, "\(bounds) reaches outside of '\(text[..<bracket])'", expected: "an end of \(size) at most")

@@ -29,7 +29,8 @@ extension Parser {
         switch names.process(named: name) {
         case .found(let process): return process
         case .unknown:
-            throw Diagnostic(position, "unknown process '\(name)'", expected: "'main' or the name of a 'fork' before it")
+            throw Diagnostic(
+                position, "unknown process '\(name)'", expected: "'main' or the name of a 'fork' before it")
         case .madeByOtherGroup:
             throw Diagnostic(
                 position, "process '\(name)' is forked by another thread of this race",

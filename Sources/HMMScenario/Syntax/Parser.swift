@@ -62,7 +62,8 @@ package struct Parser {
         }
         if statement.verb.isOutsideRaces {
             throw Diagnostic(
-                statement.position, "'\(statement.verb.word)' inside a race", expected: "it before 'race' or behind 'end'")
+                statement.position, "'\(statement.verb.word)' inside a race",
+                expected: "it before 'race' or behind 'end'")
         }
         guard let last = race?.groups.indices.last else {
             throw Diagnostic(statement.position, "statement between 'race' and 'thread'", expected: "'thread NAME'")
