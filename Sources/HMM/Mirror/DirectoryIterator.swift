@@ -76,7 +76,7 @@ struct DirectoryIterator: ~Copyable {
 
     /// Whether the deepest held directory has an entry for the page.
     private func holds(_ page: PageNumber) -> Bool {
-        let base = tree.pool.info(held[lowest]).pointee.basePage.raw
+        let base = tree.pool.place(held[lowest]).pointee.basePage.raw
         return (base ^ page.raw) >> UInt64(MirrorGeometry.order(lowest + 1)) == 0
     }
 
@@ -84,7 +84,7 @@ struct DirectoryIterator: ~Copyable {
         let directory = held[lowest]
         held[lowest] = DirectoryPool.none
         lowest += 1
-        let isForced = prunesAll || prunedPages.contains(tree.pool.info(directory).pointee.pages)
+        let isForced = prunesAll || prunedPages.contains(tree.pool.place(directory).pointee.pages)
         tree.drop(directory, isForced: isForced)
     }
 

@@ -1,34 +1,24 @@
 import Glibc
 import Synchronization
 
-/// What a directory is, beside its 512 words.
-struct DirectoryInfo {
-    /// The directory above; 0 for the root. Immutable from before the directory is linked until it is freed.
-    var parent: UInt32 = 0
-    /// The next directory in the free list or in a limbo list. Guarded by the lock of the pool.
-    var link: UInt32 = 0
-    /// Entries that are valid or directories. Guarded by the directory's lock.
-    var validEntries: UInt32 = 0
-    /// Place in the ring of empties plus 1, or 0. Guarded by the lock of the ring.
-    var listedAt: UInt32 = 0
-    /// First page and level. Immutable from before the directory is linked until it is freed.
-    private var place: UInt64 = 0
+/// Where a directory stands. Immutable from before it is linked until it is freed.
+struct DirectoryPlace: Hashable {
+    private let word: UInt64
+    /// The directory above; none for the root.
+    let parent: UInt32
 
-    var basePage: PageNumber { PageNumber(place >> 8) }
-    var level: Int { Int(place & 0xff) }
-
-    mutating func setPlace(basePage: PageNumber, level: Int, parent: UInt32) {
-        place = basePage.raw << 8 | UInt64(level)
+    init(basePage: PageNumber, level: Int, parent: UInt32) {
+        word = basePage.raw << 8 | UInt64(level)
         self.parent = parent
     }
 
-    var pages: PageRange {
-        basePage..<basePage.advanced(by: MirrorGeometry.span(level + 1))
-    }
+    var basePage: PageNumber { PageNumber(word >> 8) }
+    var level: Int { Int(word & 0xff) }
+    var pages: PageRange { basePage..<basePage.advanced(by: MirrorGeometry.span(level + 1)) }
 }
 
 /// The directories of one mirror: a reserved region of 4 KiB tables, named by their index, with a flat array of records
-/// (lock, count, info) beside them. Index 0 is never used.
+/// beside them. Index 0 is never used.
 ///
 /// A directory that was unlinked goes to a limbo list until no reader can see it any more, and then to the free list.
 ///
@@ -36,10 +26,16 @@ struct DirectoryInfo {
 final class DirectoryPool: @unchecked Sendable {
     /// Index of no directory.
     static let none: UInt32 = 0
-    /// A record: lock at 0, count at 4, info at 8.
+    /// The parts of a record. Each is a word of its own, because they have different guards.
+    private enum Offset {
+        static let lock = 0
+        static let count = 4
+        static let validEntries = 8
+        static let link = 12
+        static let place = 16
+        static let listedAt = 28
+    }
     private static let recordBytes = 32
-    private static let countOffset = 4
-    private static let infoOffset = 8
     static let bytesPerDirectory = Geometry.pageSizeBytes + recordBytes
 
     let epoch = MirrorEpoch()
@@ -68,10 +64,8 @@ final class DirectoryPool: @unchecked Sendable {
         let wordBytes = count * Geometry.pageSizeBytes
         regionBytes = wordBytes + count * Self.recordBytes
         precondition(
-            MemoryLayout<SpinLock>.stride == Self.countOffset
-                && MemoryLayout<Atomic<UInt32>>.stride == Self.infoOffset - Self.countOffset
-                && MemoryLayout<DirectoryInfo>.stride == Self.recordBytes - Self.infoOffset,
-            "the record of a directory has another layout")
+            MemoryLayout<SpinLock>.size == 4 && MemoryLayout<DirectoryPlace>.size == 12,
+            "the parts of a record have other sizes")
         let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
         guard let region = mmap(nil, regionBytes, PROT_READ | PROT_WRITE, flags, -1, 0), region != MAP_FAILED else {
             fatalError("no address space for the directories of a mirror")
@@ -97,22 +91,42 @@ final class DirectoryPool: @unchecked Sendable {
         words + Int(directory) * MirrorGeometry.entriesPerDirectory
     }
 
-    // SAFETY (all three): a record has these three parts at these places, from `init` to `deinit`.
+    /// SAFETY: a record has these parts at these places, from `init` to `deinit`.
+    @inline(__always)
+    private func part<T: ~Copyable>(_ offset: Int, of directory: UInt32, as type: T.Type) -> UnsafeMutablePointer<T> {
+        (records + Int(directory) * Self.recordBytes + offset).assumingMemoryBound(to: T.self)
+    }
 
     @inline(__always)
     func lock(_ directory: UInt32) -> UnsafeMutablePointer<SpinLock> {
-        (records + Int(directory) * Self.recordBytes).assumingMemoryBound(to: SpinLock.self)
+        part(Offset.lock, of: directory, as: SpinLock.self)
     }
 
     /// Valid entries, protecting iterators, and 1 while it is in the ring of empties (INV-MT-1).
     @inline(__always)
     func count(_ directory: UInt32) -> UnsafeMutablePointer<Atomic<UInt32>> {
-        (records + Int(directory) * Self.recordBytes + Self.countOffset).assumingMemoryBound(to: Atomic<UInt32>.self)
+        part(Offset.count, of: directory, as: Atomic<UInt32>.self)
+    }
+
+    /// Entries that are valid or directories. Guarded by the directory's lock.
+    @inline(__always)
+    func validEntries(_ directory: UInt32) -> UnsafeMutablePointer<UInt32> {
+        part(Offset.validEntries, of: directory, as: UInt32.self)
+    }
+
+    /// Place in the ring of empties plus 1, or 0. Guarded by the lock of the ring.
+    func listedAt(_ directory: UInt32) -> UnsafeMutablePointer<UInt32> {
+        part(Offset.listedAt, of: directory, as: UInt32.self)
+    }
+
+    /// The next directory in the free list or in a limbo list. Guarded by the lock of the pool.
+    private func link(_ directory: UInt32) -> UnsafeMutablePointer<UInt32> {
+        part(Offset.link, of: directory, as: UInt32.self)
     }
 
     @inline(__always)
-    func info(_ directory: UInt32) -> UnsafeMutablePointer<DirectoryInfo> {
-        (records + Int(directory) * Self.recordBytes + Self.infoOffset).assumingMemoryBound(to: DirectoryInfo.self)
+    func place(_ directory: UInt32) -> UnsafeMutablePointer<DirectoryPlace> {
+        part(Offset.place, of: directory, as: DirectoryPlace.self)
     }
 
     /// A directory that nobody else knows, all zero, count 1; `none` if the pool is used up.
@@ -132,7 +146,7 @@ final class DirectoryPool: @unchecked Sendable {
         defer { lock.unlock() }
         if freeHead != Self.none {
             let directory = freeHead
-            freeHead = info(directory).pointee.link
+            freeHead = link(directory).pointee
             freeCount -= 1
             return directory
         }
@@ -150,8 +164,7 @@ final class DirectoryPool: @unchecked Sendable {
     }
 
     private func pushFree(_ directory: UInt32) {
-        info(directory).pointee = DirectoryInfo()
-        info(directory).pointee.link = freeHead
+        link(directory).pointee = freeHead
         freeHead = directory
         freeCount += 1
     }
@@ -160,7 +173,7 @@ final class DirectoryPool: @unchecked Sendable {
     func retire(_ directory: UInt32) {
         lock.withLock {
             let list = Int(epoch.current % 3)
-            info(directory).pointee.link = limbo[list]
+            link(directory).pointee = limbo[list]
             limbo[list] = directory
             limboTotal += 1
             limboHint.store(limboTotal, ordering: .relaxed)
@@ -185,7 +198,7 @@ final class DirectoryPool: @unchecked Sendable {
         limbo[list] = Self.none
         while next != Self.none {
             let directory = next
-            next = info(directory).pointee.link
+            next = link(directory).pointee
             limboTotal -= 1
             pushFree(directory)
         }
@@ -205,7 +218,7 @@ final class DirectoryPool: @unchecked Sendable {
             var directory = freeHead
             while directory != Self.none {
                 madvise(entries(directory), Geometry.pageSizeBytes, MADV_DONTNEED)
-                directory = info(directory).pointee.link
+                directory = link(directory).pointee
             }
             return freeCount * Geometry.pageSizeBytes
         }
@@ -231,7 +244,7 @@ final class DirectoryPool: @unchecked Sendable {
                 if count(directory).pointee.load(ordering: .relaxed) != 0 {
                     found.append("INV-MT-FREE: free directory \(directory) is counted")
                 }
-                directory = info(directory).pointee.link
+                directory = link(directory).pointee
             }
             if length != freeCount { found.append("INV-MT-FREE: \(length) free directories, \(freeCount) counted") }
             return found

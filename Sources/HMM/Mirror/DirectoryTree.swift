@@ -40,7 +40,8 @@ final class DirectoryTree: Sendable {
         pool = DirectoryPool(capacity: capacity)
         empties = EmptyDirectories(budget: emptyBudget, pool: pool)
         root = pool.take()
-        pool.info(root).pointee.setPlace(basePage: PageNumber(0), level: geometry.rootLevel, parent: 0)
+        pool.place(root).pointee = DirectoryPlace(
+            basePage: PageNumber(0), level: geometry.rootLevel, parent: DirectoryPool.none)
         pool.count(root).pointee.store(0, ordering: .relaxed)
     }
 
@@ -104,7 +105,7 @@ final class DirectoryTree: Sendable {
         var current = directory
         while current != root {
             // It stays linked while we hold it, so its parent lives.
-            let parent = pool.info(current).pointee.parent
+            let parent = pool.place(current).pointee.parent
             if parent != root { protectParent(parent) }
             drop(current, isForced: true)
             current = parent
@@ -124,9 +125,9 @@ final class DirectoryTree: Sendable {
     /// - Returns: whether the link was still there.
     /// Precondition: the caller protects the parent, and took the count to zero.
     func unlink(_ directory: UInt32, leaving leaf: MirrorEntry = MirrorEntry(word: 0)) -> Bool {
-        let info = pool.info(directory)
-        let parent = info.pointee.parent
-        let slot = pool.entries(parent) + MirrorGeometry.index(info.pointee.basePage, info.pointee.level + 1)
+        let place = pool.place(directory).pointee
+        let parent = place.parent
+        let slot = pool.entries(parent) + MirrorGeometry.index(place.basePage, place.level + 1)
         pool.lock(parent).pointee.lock()
         let isLinked = slot.pointee.load(ordering: .relaxed) == MirrorEntry.directory(directory).word
         if isLinked {
@@ -150,14 +151,14 @@ final class DirectoryTree: Sendable {
 
     /// Entries of a directory became invalid. The caller holds its lock and protects it.
     func entriesLeft(_ number: UInt32, in directory: UInt32) {
-        pool.info(directory).pointee.validEntries -= number
+        pool.validEntries(directory).pointee -= number
         let old = pool.count(directory).pointee.subtract(number, ordering: .relaxed).oldValue
         precondition(directory == root ? old >= number : old > number, "INV-MT-3: an entry took the last count")
     }
 
     /// Entries of a directory became valid. The caller holds its lock and protects it.
     func entriesCame(_ number: UInt32, in directory: UInt32) {
-        pool.info(directory).pointee.validEntries += number
+        pool.validEntries(directory).pointee += number
         let old = pool.count(directory).pointee.add(number, ordering: .relaxed).oldValue
         precondition(directory == root || old > 0, "INV-MT-3: a dead directory got an entry")
     }
@@ -172,9 +173,9 @@ final class DirectoryTree: Sendable {
     ///
     /// A dead one is replaced right here: waiting for its pruner could be waiting for a thread that cannot run.
     func link(_ child: UInt32, in parent: UInt32, at page: PageNumber) -> Bool {
-        let level = pool.info(parent).pointee.level
+        let level = pool.place(parent).pointee.level
         let base = page.alignedDown(order: MirrorGeometry.order(level))
-        pool.info(child).pointee.setPlace(basePage: base, level: level - 1, parent: parent)
+        pool.place(child).pointee = DirectoryPlace(basePage: base, level: level - 1, parent: parent)
         let slot = pool.entries(parent) + MirrorGeometry.index(page, level)
         pool.lock(parent).pointee.lock()
         defer { pool.lock(parent).pointee.unlock() }

@@ -9,7 +9,7 @@ final class EmptyDirectories: @unchecked Sendable {
     let budget: Int
     private let pool: DirectoryPool
     private let lock = SpinLock(.leaf)
-    // The rest is guarded by `lock`, and `DirectoryInfo.listedAt` too.
+    // The rest is guarded by `lock`, and the `listedAt` of every directory too.
     private let ring: UnsafeMutablePointer<UInt32>
     private var oldest = 0
     private var length = 0
@@ -32,7 +32,7 @@ final class EmptyDirectories: @unchecked Sendable {
         let position = (oldest + length) % budget
         ring[position] = directory
         length += 1
-        pool.info(directory).pointee.listedAt = UInt32(position) + 1
+        pool.listedAt(directory).pointee = UInt32(position) + 1
         return evicted
     }
 
@@ -51,11 +51,11 @@ final class EmptyDirectories: @unchecked Sendable {
     func remove(_ directory: UInt32) -> Bool {
         lock.lock()
         defer { lock.unlock() }
-        let place = pool.info(directory).pointee.listedAt
+        let place = pool.listedAt(directory).pointee
         guard place != 0 else { return false }
         // The hole keeps its place until its turn comes.
         ring[Int(place) - 1] = DirectoryPool.none
-        pool.info(directory).pointee.listedAt = 0
+        pool.listedAt(directory).pointee = 0
         return true
     }
 
@@ -63,11 +63,11 @@ final class EmptyDirectories: @unchecked Sendable {
         let directory = ring[oldest]
         oldest = (oldest + 1) % budget
         length -= 1
-        if directory != DirectoryPool.none { pool.info(directory).pointee.listedAt = 0 }
+        if directory != DirectoryPool.none { pool.listedAt(directory).pointee = 0 }
         return directory
     }
 
-    func isListed(_ directory: UInt32) -> Bool { lock.withLock { pool.info(directory).pointee.listedAt != 0 } }
+    func isListed(_ directory: UInt32) -> Bool { lock.withLock { pool.listedAt(directory).pointee != 0 } }
 
     /// Directories in the ring.
     var listedCount: Int {

@@ -43,7 +43,7 @@ extension RadixMirror {
         pool.lock(directory).pointee.lock()
         let result =
             mask.keepsNothing
-            ? clearWords(words, low, high, valid: pool.info(directory).pointee.validEntries, first, &update)
+            ? clearWords(words, low, high, valid: pool.validEntries(directory).pointee, first, &update)
             : maskWords(words, low, high, mask, first, &update)
         if result.cleared > 0 { tree.entriesLeft(UInt32(result.cleared), in: directory) }
         pool.lock(directory).pointee.unlock()
@@ -188,8 +188,9 @@ extension RadixMirror {
             copies[index].store(copy.word, ordering: .relaxed)
         }
         let number = UInt32(MirrorGeometry.entriesPerDirectory)
-        pool.info(child).pointee.setPlace(basePage: pages.lowerBound, level: level, parent: spot.directory)
-        pool.info(child).pointee.validEntries = number
+        pool.place(child).pointee = DirectoryPlace(
+            basePage: pages.lowerBound, level: level, parent: spot.directory)
+        pool.validEntries(child).pointee = number
         pool.count(child).pointee.store(number, ordering: .relaxed)
         // From the copying to here only dirty and driver bits may have changed; dirty is in this exchange.
         let last = slot.pointee.exchange(MirrorEntry.directory(child).word, ordering: .acquiringAndReleasing)

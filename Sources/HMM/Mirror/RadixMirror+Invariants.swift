@@ -22,9 +22,8 @@ extension RadixMirror {
         mutating func visit(_ directory: UInt32, parent: UInt32, basePage: PageNumber, level: Int) {
             directories += 1
             let pool = mirror.pool
-            let info = pool.info(directory).pointee
             let name = "directory \(directory) (level \(level), page \(basePage))"
-            if info.parent != parent || info.basePage != basePage || info.level != level {
+            if pool.place(directory).pointee != DirectoryPlace(basePage: basePage, level: level, parent: parent) {
                 found.append("INV-MT-7: \(name) believes to be elsewhere")
             }
             if pool.lock(directory).pointee.isLocked { found.append("\(name) is locked at rest") }
@@ -51,7 +50,7 @@ extension RadixMirror {
             let count = mirror.pool.count(directory).pointee.load(ordering: .acquiring)
             let isListed = mirror.tree.empties.isListed(directory)
             if isListed { listed += 1 }
-            if mirror.pool.info(directory).pointee.validEntries != valid {
+            if mirror.pool.validEntries(directory).pointee != valid {
                 found.append("INV-MT-1: \(name) has \(valid) entries and remembers another number")
             }
             if count != valid + (isListed ? 1 : 0) {
