@@ -20,12 +20,16 @@ package struct PageReferenceMode: OptionSet, Sendable {
 extension AddressSpace {
     /// A reference to the page, which is faulted in as an access would. The mmap lock is held.
     ///
-    /// - Throws: `.badAddress` when nothing is mapped or not with this right, `.poisoned`, `.outOfMemory`.
+    /// - Throws: `.badAddress` when nothing is mapped or not with this right, `.notSupported` when a hugetlb page would
+    ///   have to be split, `.poisoned`, `.outOfMemory`.
     package func reference(_ page: PageNumber, _ mode: PageReferenceMode) throws(HMMError) -> FrameNumber {
         while true {
             guard let vma = vmas.find(page) else { throw HMMError(.badAddress, "nothing is mapped there") }
-            if mode.contains(.splitHuge), !vma.isHugetlb, let pmd = tables.entry(page, .pmd), tables.read(pmd).isHugeLeaf {
-                splitHugeLeaf(around: page, in: vma, always: true)
+            if mode.contains(.splitHuge) {
+                if vma.isHugetlb { throw HMMError(.notSupported, "a hugetlb page cannot be split") }
+                if let pmd = tables.entry(page, .pmd), tables.read(pmd).isHugeLeaf {
+                    splitHugeLeaf(around: page, in: vma, always: true)
+                }
             }
             if let frame = grab(page, mode) { return frame }
             switch fault(Fault(vma: vma, page: page, write: mode.contains(.write), holdsMMapLock: true)) {

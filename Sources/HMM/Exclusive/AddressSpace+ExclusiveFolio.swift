@@ -40,7 +40,7 @@ extension AddressSpace {
 
     /// Makes pages exclusive in the way of 6.12. The mmap lock is held for reading.
     ///
-    /// - Throws: when not even the first page can be faulted in: `.badAddress`, `.outOfMemory`.
+    /// - Throws: when not even the first page can be faulted in: `.badAddress`, `.notSupported`, `.outOfMemory`.
     public func makeExclusiveBatch(_ pages: PageRange) throws(HMMError) -> ExclusiveBatch {
         precondition(pages.pageCount <= Self.exclusiveBatchLimit, "a batch of too many pages")
         var granted: [FrameNumber] = []
