@@ -245,7 +245,7 @@ public final class DeviceMemory: @unchecked Sendable {
             first = fresh
         }
         let allocator = FrameAllocator(
-            records: frames.records, first: Int(first.raw), count: count, isShared: false)
+            records: frames.records, bytes: frames.bytes, first: Int(first.raw), count: count, isShared: false)
         chunks.append(Chunk(first: first, count: count, allocator: allocator))
         return true
     }

@@ -18,6 +18,12 @@ final class FrameAllocator: @unchecked Sendable {
     private var untouched: UInt32
     /// Head of the free list of each order, 0 when empty.
     private var heads: [UInt32]
+    /// The byte of frame 0, to give the bytes of free blocks back to the host.
+    private let bytes: UnsafeMutableRawPointer
+    /// Free blocks of 2 MiB whose bytes the host still backs, at most `keptBlocks`.
+    private var freeBlocks = 0
+    /// 512 MiB stay with the process, so that what is freed and needed again costs the host nothing.
+    private static let keptBlocks = 256
     /// Frames handed out, and those in the stripes.
     private var taken = 0
     /// Moves on when frames go from a stripe to the lists or the other way. Guarded by `lock`.
@@ -30,8 +36,11 @@ final class FrameAllocator: @unchecked Sendable {
     private static let refill = 64
 
     /// - Parameter isShared: many threads call at the same time; otherwise the caller has a lock (.zone) of its own.
-    init(records: UnsafeMutablePointer<FrameRecord>, first: Int, count: Int, isShared: Bool) {
+    init(
+        records: UnsafeMutablePointer<FrameRecord>, bytes: UnsafeMutableRawPointer, first: Int, count: Int, isShared: Bool
+    ) {
         self.records = records
+        self.bytes = bytes
         self.first = UInt32(first)
         end = UInt32(first + count)
         untouched = UInt32(first)
@@ -288,9 +297,15 @@ final class FrameAllocator: @unchecked Sendable {
         record.pointee.previous = 0
         if heads[order] != 0 { records[Int(heads[order])].previous = block }
         heads[order] = block
+        guard order == Geometry.pmdOrder else { return }
+        freeBlocks += 1
+        if freeBlocks > Self.keptBlocks {
+            HostMemory.discard(bytes + Int(block) << 12, lengthBytes: Geometry.pageSizeBytes << Geometry.pmdOrder)
+        }
     }
 
     private func unlink(_ block: UInt32, order: Int) {
+        if order == Geometry.pmdOrder { freeBlocks -= 1 }
         let record = records + Int(block)
         record.pointee.flags.bitwiseAnd(~FrameFlags.free, ordering: .relaxed)
         let next = record.pointee.next

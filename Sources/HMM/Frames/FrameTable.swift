@@ -64,7 +64,8 @@ public final class FrameTable: @unchecked Sendable {
         privateZones = .allocate(capacity: 1 << 16)
         privateZones.initialize(repeating: false, count: 1 << 16)
         self.injector = injector
-        system = FrameAllocator(records: records, first: first, count: systemFrames, isShared: true)
+        system = FrameAllocator(
+            records: records, bytes: byteArena.base, first: first, count: systemFrames, isShared: true)
         hugetlb = HugetlbPool(firstFrame: FrameNumber(UInt32(poolStart)), pageCount: hugetlbPages)
         for frame in [Self.zeroFrame, Self.hugeZeroFrame] {
             records[Int(frame.raw)].refCount.store(1, ordering: .relaxed)

@@ -35,8 +35,11 @@ package struct HostMemory: ~Copyable, @unchecked Sendable {
     }
 
     /// Gives the range back to the host; it reads as zero afterwards.
-    package func discard(offset: Int, lengthBytes: Int) {
-        madvise(base + offset, lengthBytes, MADV_DONTNEED)
+    package func discard(offset: Int, lengthBytes: Int) { Self.discard(base + offset, lengthBytes: lengthBytes) }
+
+    /// The same for a part that is known by its address.
+    static func discard(_ start: UnsafeMutableRawPointer, lengthBytes: Int) {
+        madvise(start, lengthBytes, MADV_DONTNEED)
     }
 
     /// The memory as an array of `T`, whose all-zero bit pattern must be a valid value.
