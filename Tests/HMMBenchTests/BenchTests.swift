@@ -36,7 +36,7 @@ struct BenchTests {
         #expect(Set(Self.names).count == Self.names.count)
         let promised = [
             "snapshot", "device-fault", "protect-invalidate", "mirror-bytes-per-GB-4K", "mirror-bytes-per-GB-2M",
-            "two-threads",
+            "two-threads", "migrate-4K", "migrate-2M", "exclusive", "fork",
         ]
         #expect(Set(promised).isSubset(of: Set(Self.names)))
     }

@@ -1,4 +1,5 @@
 import HMM
+import Synchronization
 
 /// The smallest driver that mirrors a range: a radix table, a lock, a fault loop. It uses the public surface only, and
 /// whatever it costs is part of what is measured.
@@ -14,6 +15,7 @@ final class BenchDriver: IntervalNotifierClient, @unchecked Sendable {
 
     /// Pages of one device fault.
     static let chunkPages = 512
+    static let owner = NotifierOwner(device: 1, mirror: 1)
 
     init(_ space: any DeviceAddressSpace, over pages: PageRange) throws {
         self.space = space
@@ -34,6 +36,8 @@ final class BenchDriver: IntervalNotifierClient, @unchecked Sendable {
             return false
         }
         defer { lock.unlock() }
+        // The device's own: it only changes who else may use the page.
+        if range.event == .exclusive, range.owner == Self.owner { return true }
         notifier.setSequence(sequence)
         // Everything goes, whatever the event would permit to stay: the worst case.
         return table.invalidate(range.pages, keeping: .nothing, isBlockable: range.isBlockable)
@@ -68,6 +72,39 @@ final class BenchDriver: IntervalNotifierClient, @unchecked Sendable {
         }
         try table.commit(runs)
         return true
+    }
+
+    /// Maps what a migration has moved to the device's own memory. Its pages are locked until it is finished, so no
+    /// sequence is checked.
+    func map(_ migration: borrowing Migration) throws(HMMError) {
+        lock.lock()
+        defer { lock.unlock() }
+        runs.removeAll(keepingCapacity: true)
+        migration.forEachMovedRun { run in
+            runs.append(
+                MirrorRun(
+                    pages: run.pages, firstFrame: run.firstFrame, isWritable: run.isWritable, order: run.order,
+                    location: .ownDevice))
+        }
+        try table.commit(runs)
+    }
+
+    /// Adds to the first word of a page that the device takes exclusively.
+    func add(_ value: UInt64, to page: PageNumber, in space: AddressSpace) throws {
+        var policy = DeviceFaultPolicy()
+        policy.owner = Self.owner
+        let window = space.frameWindow
+        _ = try space.exclusiveFault(page, interval: interval, policy: policy) {
+            (frame: FrameNumber, sequence: UInt64) throws(HMMError) -> Bool in
+            lock.lock()
+            defer { lock.unlock() }
+            guard !interval.readRetry(sequence) else { return false }
+            try table.commit(
+                MirrorRun(
+                    pages: page..<page.advanced(by: 1), firstFrame: frame, isWritable: true, isAtomic: true))
+            window.words(of: frame)[0].wrappingAdd(value, ordering: .acquiringAndReleasing)
+            return true
+        }
     }
 
     /// The pages that the device has, and a sum over their frames' numbers.
