@@ -96,7 +96,7 @@ extension AddressSpace {
         } else if let leaf = entry.softLeaf {
             switch leaf.kind {
             case .swap: machine.dropSwapEntry(leaf.swapSlot)
-            case .devicePrivate, .deviceExclusive: frames.put(leaf.frame)
+            case .devicePrivate, .deviceExclusive: machine.releaseUnmapped(leaf.frame)
             // A migration only forgets the mapping: the migrator finds it gone and frees the page.
             case .migration, .poison, .marker: break
             }
