@@ -3,11 +3,15 @@ import PackageDescription
 
 // Every target is built with these. `HMM_INVARIANT_CHECKS` turns on the self-checks that cost more than a
 // predictable branch (lock ownership, lock order, use of freed frames); debug builds always have them.
-let settings: [SwiftSetting] = [
-    .enableUpcomingFeature("MemberImportVisibility"),
-    .enableUpcomingFeature("ExistentialAny"),
-    .define("HMM_INVARIANT_CHECKS", .when(configuration: .debug)),
-]
+//
+// `HMM_WARNINGS_AS_ERRORS` in the environment, as `.ci/run` sets it, makes every warning of ours an error;
+// dependencies are built as they are.
+let settings: [SwiftSetting] =
+    [
+        .enableUpcomingFeature("MemberImportVisibility"),
+        .enableUpcomingFeature("ExistentialAny"),
+        .define("HMM_INVARIANT_CHECKS", .when(configuration: .debug)),
+    ] + (Context.environment["HMM_WARNINGS_AS_ERRORS"] == nil ? [] : [.treatAllWarnings(as: .error)])
 
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
@@ -39,6 +43,8 @@ let package = Package(
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "HMMBenchTests", dependencies: ["hmm", argumentParser], swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        // Reads the sources and documents as text: order of folders, bans, sizes, links.
+        .testTarget(name: "TidyTests", swiftSettings: settings),
     ],
     swiftLanguageModes: [.v6]
 )

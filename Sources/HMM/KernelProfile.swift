@@ -10,8 +10,8 @@ public struct KernelProfile: Sendable, Hashable {
     /// Migration to a device splits every huge folio it meets, whatever is selected; folios that are large but mapped
     /// by PTEs never move.
     public var migrationSplitsHugeFolios: Bool
-    /// Migration to a device also collects pages of files, only to find that they cannot go: visible by the invalidations
-    /// of other mappings of the page.
+    /// Migration to a device also collects pages of files, only to find that they cannot go: visible by the
+    /// invalidations of other mappings of the page.
     public var migrationCollectsFilePages: Bool
     /// A device-exclusive entry remembers whether it may be restored writable, and mprotect takes that away for good.
     public var exclusiveRemembersWrite: Bool

@@ -34,7 +34,9 @@ extension AddressSpace {
         case .hugepage, .nohugepage:
             lockForWriting()
             defer { unlockForWriting() }
-            try visitVMAs(pages) { vma, part throws(HMMError) in try adviseHuge(vma, part, wanted: advice == .hugepage) }
+            try visitVMAs(pages) { vma, part throws(HMMError) in
+                try adviseHuge(vma, part, wanted: advice == .hugepage)
+            }
         case .dontneed, .free, .pageout:
             lockForReading()
             defer { unlockForReading() }

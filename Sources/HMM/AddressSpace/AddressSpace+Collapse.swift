@@ -4,9 +4,10 @@ import Synchronization
 //
 // Kernel: mm/khugepaged.c madvise_collapse, hpage_collapse_scan_pmd, collapse_huge_page (6.12).
 // Locks: mmap, for reading while a window is looked at and its absent pages are fetched, for writing while it is
-// collapsed > VMA mark > anonymous reverse map (writing) > PMD table > PTE table. Folio locks are only tried. The mmap lock
-// is dropped to allocate, so everything is looked at again afterwards.
-// Not modelled: collapse of shared memory and files in the page cache; those mappings answer as where huge pages are off.
+// collapsed > VMA mark > anonymous reverse map (writing) > PMD table > PTE table. Folio locks are only tried. The mmap
+// lock is dropped to allocate, so everything is looked at again afterwards.
+// Not modelled: collapse of shared memory and files in the page cache; those mappings answer as where huge pages are
+// off.
 
 /// Why a window was not collapsed.
 enum CollapseFailure {
@@ -36,9 +37,9 @@ enum CollapseFailure {
 extension AddressSpace {
     /// Collapses every whole 2 MiB of the range, mapping by mapping.
     ///
-    /// - Throws: `.invalidArgument` for a mapping that may not have huge pages, a range without an aligned 2 MiB whose ends
-    ///   lie in one, and windows that cannot be collapsed; `.tryAgain`, `.outOfMemory`. Windows are independent: the
-    ///   error is that of the last one that failed. `.outOfMemory` also at the end, for holes between mappings.
+    /// - Throws: `.invalidArgument` for a mapping that may not have huge pages, a range without an aligned 2 MiB whose
+    ///   ends lie in one, and windows that cannot be collapsed; `.tryAgain`, `.outOfMemory`. Windows are independent:
+    ///   the error is that of the last one that failed. `.outOfMemory` also at the end, for holes between mappings.
     func collapse(_ pages: PageRange) throws(HMMError) {
         lockForReading()
         defer { unlockForReading() }
@@ -154,8 +155,8 @@ extension AddressSpace {
         var hasAbsent = false
     }
 
-    /// Decides from the entries whether it is worth an allocation. Holes and zero pages are no obstacle, absent pages are
-    /// fetched, but one page at least must be writable.
+    /// Decides from the entries whether it is worth an allocation. Holes and zero pages are no obstacle, absent pages
+    /// are fetched, but one page at least must be writable.
     private func scanWindow(_ vma: VMA, _ pmd: EntryPointer, _ start: PageNumber) -> CollapseScan {
         var scan = CollapseScan()
         var isWritable = false
@@ -240,8 +241,8 @@ extension AddressSpace {
         return nil
     }
 
-    /// Takes the table of the window out of use, so that nobody can reach its pages any more, and puts a huge leaf in its
-    /// place, or the table back. The VMA is marked.
+    /// Takes the table of the window out of use, so that nobody can reach its pages any more, and puts a huge leaf in
+    /// its place, or the table back. The VMA is marked.
     private func replaceTable(
         _ vma: VMA, _ pmd: EntryPointer, _ start: PageNumber, by head: FrameNumber
     ) -> Collapsed {

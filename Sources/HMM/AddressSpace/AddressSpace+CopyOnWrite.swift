@@ -3,8 +3,8 @@ import Synchronization
 // Writes through an entry that is present but not writable.
 //
 // An anonymous page that only this entry names (exclusive, or found to be so by its counts) is written in place.
-// Everything else is copied: the new page is filled before anybody is told, then mirrors are invalidated, then the entry
-// changes, and the old page loses its mapping only after the flush. Otherwise the other sharer could take it for
+// Everything else is copied: the new page is filled before anybody is told, then mirrors are invalidated, then the
+// entry changes, and the old page loses its mapping only after the flush. Otherwise the other sharer could take it for
 // exclusive and write to a page that a stale translation still reads.
 //
 // Kernel: mm/memory.c do_wp_page, wp_can_reuse_anon_folio, wp_page_copy (6.12).

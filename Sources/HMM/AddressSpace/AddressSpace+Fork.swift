@@ -176,7 +176,9 @@ extension AddressSpace {
     private func copyPinned(
         _ copy: VMA, _ page: PageNumber, _ source: EntryPointer, _ target: EntryPointer
     ) throws(HMMError) {
-        guard let new = frames.allocateFolio() else { throw HMMError(.outOfMemory, "no memory for a pinned page's copy") }
+        guard let new = frames.allocateFolio() else {
+            throw HMMError(.outOfMemory, "no memory for a pinned page's copy")
+        }
         lockBoth(source, target)
         defer { unlockBoth(source, target) }
         let entry = tables.read(source)

@@ -3,8 +3,8 @@ import Synchronization
 // Huge leaves under the operations that change mappings: split into single entries, zapped, protected, moved, copied.
 //
 // Kernel: mm/huge_memory.c __split_huge_pmd, zap_huge_pmd, change_huge_pmd, move_huge_pmd, copy_huge_pmd (6.12).
-// Each answers false when there was no whole leaf to act on any more, or when it had to be split first: the caller looks
-// again at the same place.
+// Each answers false when there was no whole leaf to act on any more, or when it had to be split first: the caller
+// looks again at the same place.
 
 extension AddressSpace {
     // MARK: Splitting the mapping
@@ -48,7 +48,8 @@ extension AddressSpace {
         }
         single = single.leaf(false)
         for i in 0..<Geometry.entriesPerTable {
-            let entry = old.isSpecial && old.isPresent ? single.naming(FrameTable.zeroFrame) : single.naming(old.frame + i)
+            let isZero = old.isSpecial && old.isPresent
+            let entry = single.naming(isZero ? FrameTable.zeroFrame : old.frame + i)
             tables.set(entries + i, entry)
         }
         // One store: a walker finds the leaf hidden, or the whole table.
@@ -130,8 +131,8 @@ extension AddressSpace {
 
     // MARK: Move
 
-    /// Moves a whole leaf to an aligned place, with the table that was deposited for its split; a hugetlb page has none.
-    /// False when there is no table to move it to.
+    /// Moves a whole leaf to an aligned place, with the table that was deposited for its split; a hugetlb page has
+    /// none. False when there is no table to move it to.
     func moveHugeLeaf(_ step: PageTableCursor.Step, to page: PageNumber, hasTable: Bool) -> Bool {
         guard let target = tables.entry(page, making: .pmd) else { return false }
         let source = step.entry

@@ -29,8 +29,8 @@ extension AddressSpace {
         let vma = fault.vma
         let head = frames.head(of: frame)
         machine.swap.put(leaf.swapSlot)
-        // A writer wants the page for itself; and swap that answers at once, as a RAM disk does, keeps no slot for a page
-        // whose only user just read it. Two references are the caller's and the cache's.
+        // A writer wants the page for itself; and swap that answers at once, as a RAM disk does, keeps no slot for a
+        // page whose only user just read it. Two references are the caller's and the cache's.
         if fault.write || isFresh, frames.refCount(head) == 2 { machine.tryFreeSwap(head) }
         let isExclusive = leaf.isSwapExclusive || frames.refCount(head) == 1
         if frames.mapping(ofHead: head) == .none {
@@ -50,8 +50,8 @@ extension AddressSpace {
         tables.set(pte, entry)
     }
 
-    /// The frame of a slot, locked and referenced, and whether it had to be read. Nil when the entry changed or there is
-    /// no memory.
+    /// The frame of a slot, locked and referenced, and whether it had to be read. Nil when the entry changed or there
+    /// is no memory.
     private func lockedSwapPage(
         _ slot: SwapSlot, _ pte: EntryPointer, _ leaf: SoftLeaf
     ) -> (frame: FrameNumber, isFresh: Bool)? {
@@ -93,7 +93,8 @@ extension Machine {
         SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
     }
 
-    /// Ends the caching of the folio's slots. The references of the cache are the caller's to drop. The folio is locked.
+    /// Ends the caching of the folio's slots. The references of the cache are the caller's to drop. The folio is
+    /// locked.
     func forgetSwapCache(_ head: FrameNumber) {
         frames.clearFlags(head, FrameFlags.swapCache)
         for i in 0..<frames.pageCount(ofHead: head) {
@@ -128,15 +129,16 @@ extension Machine {
         frames.put(frame)
     }
 
-    /// Drops the reference of a mapping that is gone; a page that only the swap cache still knew is freed with its slot.
+    /// Drops the reference of a mapping that is gone; a page that only the swap cache still knew is freed with its
+    /// slot.
     func releaseUnmapped(_ frame: FrameNumber) {
         let head = frames.head(of: frame)
         if frames.hasFlags(head, FrameFlags.swapCache), frames.mappingCount(head) == 0 { dropIfUnused(head) }
         frames.put(frame)
     }
 
-    /// Takes the page out of the swap cache if nobody maps it and no entry names its slot. Never waits: when the folio is
-    /// locked, this is left to whoever unlocks it.
+    /// Takes the page out of the swap cache if nobody maps it and no entry names its slot. Never waits: when the folio
+    /// is locked, this is left to whoever unlocks it.
     func dropIfUnused(_ head: FrameNumber) {
         if !frames.tryLockFolio(head) {
             frames.setFlags(head, FrameFlags.dropWanted)

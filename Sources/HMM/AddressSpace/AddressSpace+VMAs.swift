@@ -9,8 +9,8 @@ import Synchronization
 // The mmap lock is held for writing by every caller.
 
 extension AddressSpace {
-    /// Makes `pages`, a part of `vma`, a VMA of its own with `flags`: by merging it into neighbours that have them, or by
-    /// splitting. Answers the VMA that now covers `pages`. Flags are set by the caller if it was not merged.
+    /// Makes `pages`, a part of `vma`, a VMA of its own with `flags`: by merging it into neighbours that have them, or
+    /// by splitting. Answers the VMA that now covers `pages`. Flags are set by the caller if it was not merged.
     func modify(_ vma: VMA, _ pages: PageRange, flags: VMAFlags) throws(HMMError) -> VMA {
         if let merged = try merge(vma, pages, flags: flags) { return merged }
         if vma.pages.lowerBound < pages.lowerBound { _ = try split(vma, at: pages.lowerBound, newIsLower: true) }

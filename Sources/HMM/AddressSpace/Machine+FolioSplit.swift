@@ -53,8 +53,8 @@ extension Machine {
 
     /// Whether each reference of the folio is one of `callers`, of a cache, or of an entry that can be taken away.
     ///
-    /// Kernel: can_split_folio (6.12). There a page that a device has exclusively is no mapping, so its reference stands
-    /// in the way.
+    /// Kernel: can_split_folio (6.12). There a page that a device has exclusively is no mapping, so its reference
+    /// stands in the way.
     func isFullyExplained(_ head: FrameNumber, callers: Int) -> Bool {
         guard frames.mappingCount(head) == frames.refCount(head) - cacheReferences(ofHead: head) - callers else {
             return false

@@ -2,8 +2,8 @@ import Synchronization
 
 // The books of a machine, recomputed from its page tables, page caches and swap, and compared with what is counted.
 //
-// Meant for quiescent points: no operation is under way. What it finds wrong it answers in words, each beginning with the
-// invariant's name; an empty answer is good.
+// Meant for quiescent points: no operation is under way. What it finds wrong it answers in words, each beginning with
+// the invariant's name; an empty answer is good.
 
 extension Machine {
     /// Everything that is wrong with this machine.
@@ -223,7 +223,9 @@ extension AddressSpace {
             if leaf.isSwapExclusive { books.exclusiveSwapEntries[leaf.swapSlot.raw, default: 0] += 1 }
         case .migration: books.fault("INV-AS-7: a migration entry at \(page)")
         case .devicePrivate:
-            if !frames.isDevicePrivate(leaf.frame) { books.fault("INV-AS-3: a private entry at \(page) names other memory") }
+            if !frames.isDevicePrivate(leaf.frame) {
+                books.fault("INV-AS-3: a private entry at \(page) names other memory")
+            }
             count(frames.head(of: leaf.frame), leaf.frame, isHuge: level > .pte, &books)
         case .deviceExclusive:
             let head = frames.head(of: leaf.frame)

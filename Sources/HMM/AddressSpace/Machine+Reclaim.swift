@@ -25,8 +25,8 @@ extension Machine {
         }
     }
 
-    /// A large folio goes to swap as a whole, to slots in a row, and leaves as many swap entries. Where swap has no such
-    /// slots, and for shared memory, it is split and its pages go one by one.
+    /// A large folio goes to swap as a whole, to slots in a row, and leaves as many swap entries. Where swap has no
+    /// such slots, and for shared memory, it is split and its pages go one by one.
     private func reclaimLarge(_ head: FrameNumber) {
         guard isFullyExplained(head, callers: 1) else { return }
         if frames.mapping(ofHead: head).isAnonymous, reclaimAnonymous(head) { return }
@@ -111,8 +111,8 @@ extension Machine {
         return isUnmapped && frames.mappingCount(head) == 0
     }
 
-    /// Whether more than one mapping of the folio may exist: exact for small folios and whole mappings, by a look at the
-    /// first page for the rest.
+    /// Whether more than one mapping of the folio may exist: exact for small folios and whole mappings, by a look at
+    /// the first page for the rest.
     ///
     /// Kernel: include/linux/mm.h folio_likely_mapped_shared (6.12).
     func isLikelyShared(_ head: FrameNumber) -> Bool {

@@ -78,8 +78,8 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
 
 /// What a driver of device-private memory does when a CPU touches a page that is there.
 public protocol DevicePrivateFaultHandler: AnyObject, Sendable {
-    /// Moves the page back to system memory. The mmap lock is held for reading; `frame` is referenced by the caller, and
-    /// locked by it too.
+    /// Moves the page back to system memory. The mmap lock is held for reading; `frame` is referenced by the caller,
+    /// and locked by it too.
     ///
     /// - Throws: `.outOfMemory` when there was no page to move to; anything else becomes SIGBUS.
     func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError)

@@ -56,8 +56,8 @@ final class VMA: @unchecked Sendable {
     var pageOffset: UInt64
 
     /// The reverse map of new anonymous pages; nil until the first. Set with the mmap lock held for writing, or once
-    /// under `anonVMAPublication` with it held for reading; read without a lock. Released after `chain`, which keeps the
-    /// object alive: who sees it sees the chain too.
+    /// under `anonVMAPublication` with it held for reading; read without a lock. Released after `chain`, which keeps
+    /// the object alive: who sees it sees the chain too.
     var anonVMA: AnonVMA? {
         get {
             UnsafeRawPointer(bitPattern: anonVMAPointer.load(ordering: .acquiring))

@@ -82,8 +82,8 @@ public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable
     /// The mirrors that are open.
     package var openMirrors: [DmirrorMirror] { lock.withLock { mirrors } }
 
-    /// Gives all memory back: every page is moved to system memory, in all processes. The next migration starts with new
-    /// chunks. Errors: EBUSY or ENOMEM when pages are left that somebody holds, or that have no place.
+    /// Gives all memory back: every page is moved to system memory, in all processes. The next migration starts with
+    /// new chunks. Errors: EBUSY or ENOMEM when pages are left that somebody holds, or that have no place.
     public func release() throws(HMMError) { try machine.release(memory) }
 
     // MARK: CPU faults

@@ -35,7 +35,8 @@ extension DmirrorMirror {
     private func takePages(_ pages: PageRange) throws(HMMError) {
         for page in pages {
             do throws(HMMError) {
-                _ = try space.exclusiveFault(page, interval: interval, policy: policy) { frame, sequence throws(HMMError) in
+                _ = try space.exclusiveFault(page, interval: interval, policy: policy) {
+                    frame, sequence throws(HMMError) in
                     mutex.lock()
                     defer { mutex.unlock() }
                     if interval.readRetry(sequence) { return false }

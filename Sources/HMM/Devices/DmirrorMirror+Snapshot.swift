@@ -62,7 +62,7 @@ extension DmirrorMirror {
         defer { notifier.remove() }
         var range = HMMRange(notifier, chunk)
         range.ownMemory = device.memory
-        try space.deviceFault(
+        _ = try space.deviceFault(
             &range, policy: policy,
             commit: { (range: borrowing HMMRange) throws(HMMError) -> Bool in
                 mutex.lock()

@@ -49,15 +49,15 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         interval = try space.notifiers.insert(self, over: PageNumber(0)..<Geometry.endPage)
     }
 
-    /// Closes the mirror: no callback runs afterwards. The device's memory goes home, that of this address space or (W5)
-    /// of everybody, as far as it can be had; exclusive pages stay so until a CPU touches them. Not from a callback; no
-    /// request may be under way.
+    /// Closes the mirror: no callback runs afterwards. The device's memory goes home, that of this address space or
+    /// (W5) of everybody, as far as it can be had; exclusive pages stay so until a CPU touches them. Not from a
+    /// callback; no request may be under way.
     public func close() {
         let wasOpen = isOpen.exchange(false, ordering: .acquiringAndReleasing)
         precondition(wasOpen, "a mirror was closed twice")
         interval.remove()
         if device.warts.contains(.closeEvictsEverybody) {
-            device.machine.evictAll(of: device.memory)
+            _ = device.machine.evictAll(of: device.memory)
         } else if !space.notifiers.isReleased {
             _ = try? space.evict(interval.pages, from: device.memory, owner: nil) { _ throws(HMMError) in }
         }
@@ -68,8 +68,8 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     // MARK: Invalidation
 
     public func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {
-        // Own migrations are ordered by `migrations`; their entries stay until they are replaced. What this mirror makes
-        // exclusive keeps its frame; an own event that was not filtered would void each round that it belongs to.
+        // Own migrations are ordered by `migrations`; their entries stay until they are replaced. What this mirror
+        // makes exclusive keeps its frame; an own event that was not filtered would void each round that it belongs to.
         if range.event == .migrate || range.event == .exclusive, range.owner == owner { return true }
         if range.isBlockable {
             mutex.lock()
@@ -100,7 +100,16 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         while first < pages.upperBound {
             let end = min(first.advanced(by: Self.chunkPages), pages.upperBound)
             range.retarget(first..<end)
-            try faultChunk(&range, write: write)
+            var rounds = 0
+            while let refused = try faultChunk(&range, write: write) {
+                if device.warts.contains(.ownReadOnlyPagesStaySo) {
+                    throw HMMError(.badAddress, "a page of the device's own memory may only be read")
+                }
+                // It comes home, where the next write fault gives the right, or a copy, or says why not.
+                _ = try evict(refused)
+                rounds += 1
+                policy.pause(after: rounds)
+            }
             first = end
         }
     }
@@ -113,10 +122,12 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         return policy
     }
 
-    private func faultChunk(_ range: inout HMMRange, write: Bool) throws(HMMError) {
+    /// Answers the first pages that stayed read-only although they were to be written.
+    private func faultChunk(_ range: inout HMMRange, write: Bool) throws(HMMError) -> PageRange? {
         var generation: UInt64 = 0
         var isOwnMigration = false
-        try space.deviceFault(
+        var refused: PageRange?
+        _ = try space.deviceFault(
             &range, policy: policy,
             prepare: { (_: inout HMMRange) throws(HMMError) in
                 generation = migrations.generation
@@ -135,24 +146,25 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
                     return false
                 }
                 defer { mutex.unlock() }
-                try store(range, write: write)
+                refused = try store(range, write: write)
                 return true
             })
+        return refused
     }
 
-    /// Stores what a range fault found. Caller holds `mutex`.
-    private func store(_ range: borrowing HMMRange, write: Bool) throws(HMMError) {
+    /// Stores what a range fault found, up to the first pages that stayed read-only although they were to be written,
+    /// which it answers: own private ones, which a range fault never upgrades. Caller holds `mutex`.
+    private func store(_ range: borrowing HMMRange, write: Bool) throws(HMMError) -> PageRange? {
         var runs: [MirrorRun] = []
-        var isRefused = false
+        var refused: PageRange?
         range.forEachValidRun { run in
-            // W3: entries before the page that stayed read-only are stored, none behind it.
-            isRefused = isRefused || (write && !run.isWritable)
-            if isRefused { return }
+            if write, !run.isWritable, refused == nil { refused = run.pages }
+            guard refused == nil else { return }
             runs.append(
                 MirrorRun(pages: run.pages, firstFrame: run.firstFrame, isWritable: run.isWritable))
         }
         try table.commit(runs)
-        if isRefused { throw HMMError(.badAddress, "a page of the device's own memory may only be read") }
+        return refused
     }
 
     // MARK: Requests

@@ -64,8 +64,9 @@ struct FaultBatch {
         return taken
     }
 
-    /// The block to look at for the first entry: the largest aligned window of 2 MiB or 64 KiB around its page that lies
-    /// in the mapping and has enough faults, or of which the device has the neighbours already; else the page alone.
+    /// The block to look at for the first entry: the largest aligned window of 2 MiB or 64 KiB around its page that
+    /// lies in the mapping and has enough faults, or of which the device has the neighbours already; else the page
+    /// alone.
     func firstBlock(
         in mapping: PageRange, _ coalescing: FaultCoalescing, isMirrored: (PageNumber) -> Bool
     ) -> PageRange {

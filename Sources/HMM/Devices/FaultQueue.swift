@@ -55,7 +55,6 @@ public final class FaultQueue: @unchecked Sendable {
     public var count: Int { lock.withLock { pending.count } }
 
     /// Serves one batch. Answers how many requests were completed; those that need another look stay queued, in front.
-    @discardableResult
     public func drain() -> Int {
         let taken = lock.withLock {
             let count = min(pending.count, coalescing.batchLimit)

@@ -87,7 +87,6 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     // MARK: Faults
 
     /// Makes the pages available for an access, all of them asked for alike. Answers the number of rounds.
-    @discardableResult
     public func fault(_ pages: PageRange, _ access: AccessKind) throws(HMMError) -> Int {
         try refuseAtomics(access)
         var range = HMMRange(interval, pages)
@@ -127,7 +126,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         while true {
             let result = tlb.access(page, access, through: table) { entry in body(window.words(of: entry.frame)) }
             if let result { return result }
-            try fault(page..<page.advanced(by: 1), access)
+            _ = try fault(page..<page.advanced(by: 1), access)
         }
     }
 
@@ -153,7 +152,6 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     public func enqueue(_ request: DeviceFaultRequest) -> Bool { queue.enqueue(request) }
 
     /// Serves one batch of queued faults. Answers how many were completed.
-    @discardableResult
     public func serveFaults() -> Int { queue.drain() }
 
     public var queuedFaults: Int { queue.count }
@@ -176,7 +174,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         var range = HMMRange(interval, block)
         range.requestMask = [.fault, .write]
         range.isPrecise = true
-        try space.deviceFault(
+        _ = try space.deviceFault(
             &range, policy: policy,
             prepare: { (range: inout HMMRange) throws(HMMError) in
                 // The mapping may have been cut since the block was chosen: what lies outside is not looked at, unless

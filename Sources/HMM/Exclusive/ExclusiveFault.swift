@@ -7,8 +7,8 @@ extension AddressSpace {
     /// Takes `page` exclusively for a device and commits the mapping. Answers the number of rounds.
     ///
     /// The first rounds run beside everybody else; after `policy.optimisticRounds` of them one excludes all who change
-    /// mappings or fault, as the device fault does. With a residence time in the policy, accesses of others wait so long
-    /// before they take the page back; they wait before they take any lock.
+    /// mappings or fault, as the device fault does. With a residence time in the policy, accesses of others wait so
+    /// long before they take the page back; they wait before they take any lock.
     ///
     /// - Parameters:
     ///   - interval: the driver's interval; it covers `page`.
@@ -62,7 +62,8 @@ extension AddressSpace {
             defer { unlockForReading() }
             try takeBack(page)
         }
-        // Beside others, an invalidation may be waited for only without the lock; with everybody kept out, only with it.
+        // Beside others, an invalidation may be waited for only without the lock; with everybody kept out, only with
+        // it.
         let sequence = interval.readBegin()
         if !isPessimistic { lockForReading() }
         defer { if isPessimistic { unlockForWriting() } else { unlockForReading() } }
@@ -73,8 +74,8 @@ extension AddressSpace {
     /// Makes a page present that is exclusive to somebody, before the sequence of a round is read.
     ///
     /// A round that fails leaves the page exclusive to nobody's use. The next attempt has to restore it first, and that
-    /// restore is an invalidation without an owner, which the caller's own interval hears too: within the round it would
-    /// void it, the next one in the same way, and so for ever. `nouveau_atomic_range_fault` (6.12) has this loop.
+    /// restore is an invalidation without an owner, which the caller's own interval hears too: within the round it
+    /// would void it, the next one in the same way, and so for ever. `nouveau_atomic_range_fault` (6.12) has this loop.
     private func takeBack(_ page: PageNumber) throws(HMMError) {
         guard leaf(page)?.0.softLeaf?.kind == .deviceExclusive else { return }
         release(try reference(page, .write), [])

@@ -21,8 +21,8 @@ public protocol DeviceCopyEngine: AnyObject, Sendable {
 /// Kernel: struct dev_pagemap (include/linux/memremap.h, 6.12) with the free list that drivers keep beside it.
 /// Locks: `lock` (.zone); `frameFreed` may be called from anywhere that drops a reference and takes nothing else.
 ///
-/// Invariant: INV-MG-3 a used frame has an entry or one owner in flight; a free one has no reference and lies on exactly
-/// one free list; `freed` is called once a life.
+/// Invariant: INV-MG-3 a used frame has an entry or one owner in flight; a free one has no reference and lies on
+/// exactly one free list; `freed` is called once a life.
 public final class DeviceMemory: @unchecked Sendable {
     public let kind: DeviceMemoryKind
     /// Who owns the frames: the number of the device.
@@ -103,7 +103,9 @@ public final class DeviceMemory: @unchecked Sendable {
     /// Frames ever handed out and given back. Their difference is `usedFrames`.
     public var counts: (allocations: UInt64, releases: UInt64) { lock.withLock { (allocations, releases) } }
     /// The ranges of frames that exist now.
-    package var chunkRanges: [(first: FrameNumber, count: Int)] { lock.withLock { chunks.map { ($0.first, $0.count) } } }
+    package var chunkRanges: [(first: FrameNumber, count: Int)] {
+        lock.withLock { chunks.map { ($0.first, $0.count) } }
+    }
 
     package func contains(_ frame: FrameNumber) -> Bool { frames.zone(of: frame) == Int(zone) }
 

@@ -138,14 +138,13 @@ final class FrameAllocator: @unchecked Sendable {
         let stripe = ownStripe
         stripe.pointee.lock.lock()
         for i in 0..<count where !stripe.pointee.put(frames[count - 1 - i]) {
-            drain(stripe)
+            _ = drain(stripe)
             _ = stripe.pointee.put(frames[count - 1 - i])
         }
         stripe.pointee.lock.unlock()
     }
 
     /// Puts the older frames of a locked stripe on the lists. False when it had none.
-    @discardableResult
     private func drain(_ stripe: UnsafeMutablePointer<FrameStripe>) -> Bool {
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: FrameStripe.capacity / 2) { old in
             let count = stripe.pointee.takeOldest(into: old.baseAddress!)

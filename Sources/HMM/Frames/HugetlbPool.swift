@@ -94,8 +94,8 @@ extension FrameTable {
 
 /// Which huge pages of a mapping have a page of the pool promised, and which have used it up.
 ///
-/// A private mapping has a map of its own, which the VMAs share that it is split into or moved to; the VMAs that a child
-/// gets have none. Of shared memory the file has the map. Pages are counted from the file's start.
+/// A private mapping has a map of its own, which the VMAs share that it is split into or moved to; the VMAs that a
+/// child gets have none. Of shared memory the file has the map. Pages are counted from the file's start.
 ///
 /// Kernel: struct resv_map (6.12), where an entry means the opposite for private and for shared mappings.
 /// Locks: `lock` (.leaf).

@@ -39,8 +39,8 @@ package final class SwapArea: @unchecked Sendable {
     package var totalSlots: Int { capacity }
 
     /// The first of `count` free slots in a row, each with count 1, or nil when there are none. The count is that of an
-    /// entry, or with `head` that of the cache, for the pages of a folio: a slot is never seen without it, not even by a
-    /// fault that still holds an entry of its former life.
+    /// entry, or with `head` that of the cache, for the pages of a folio: a slot is never seen without it, not even by
+    /// a fault that still holds an entry of its former life.
     func allocate(_ count: Int = 1, caching head: FrameNumber = .none) -> SwapSlot? {
         guard !injector.shouldFail(.swapSlot) else { return nil }
         return lock.withLock {

@@ -2,8 +2,9 @@ import Synchronization
 
 // Mappings of hugetlb pages: making them, cutting them, and what they hold of the pool.
 //
-// A hugetlb page is mapped by one leaf of 2 MiB, and here by nothing smaller; no table is deposited for a split. The file
-// behind a mapping, private or shared, tells which VMAs map the same place; of a private one no page is ever in its cache.
+// A hugetlb page is mapped by one leaf of 2 MiB, and here by nothing smaller; no table is deposited for a split. The
+// file behind a mapping, private or shared, tells which VMAs map the same place; of a private one no page is ever in
+// its cache.
 //
 // Kernel: mm/hugetlb.c hugetlb_reserve_pages, hugetlb_vm_op_close, hugetlb_vm_op_split; fs/hugetlbfs/inode.c (6.12).
 
@@ -42,13 +43,14 @@ extension AddressSpace {
         if vma.isShared { vma.file!.hugetlbReservations = reservations } else { vma.hugetlbReservations = reservations }
     }
 
-    /// The VMA is gone, and with it what it was promised and never took. The promises of shared memory go with the file.
+    /// The VMA is gone, and with it what it was promised and never took. The promises of shared memory go with the
+    /// file.
     func releaseHugetlbReservation(_ vma: VMA) {
         vma.hugetlbReservations?.release(vma.hugetlbIndices)
     }
 
-    /// `new` maps what `old` mapped, or was to; one of them is unmapped next, and must not give up the promises that the
-    /// other one keeps.
+    /// `new` maps what `old` mapped, or was to; one of them is unmapped next, and must not give up the promises that
+    /// the other one keeps.
     func moveHugetlbReservation(from old: VMA, to new: VMA) {
         new.hugetlbReservations = old.hugetlbReservations
         new.hasLostHugetlbPage.store(old.hasLostHugetlbPage.load(ordering: .relaxed), ordering: .relaxed)
@@ -71,8 +73,8 @@ struct HugetlbAllocation {
 }
 
 extension AddressSpace {
-    /// Takes a page of the pool for one place of the mapping: the promised one, or one that nobody is promised. Nil when
-    /// there is none. With `forCopy` the owner leaves the promise alone, which its place has used up already.
+    /// Takes a page of the pool for one place of the mapping: the promised one, or one that nobody is promised. Nil
+    /// when there is none. With `forCopy` the owner leaves the promise alone, which its place has used up already.
     ///
     /// Kernel: alloc_hugetlb_folio (6.12).
     func allocateHugetlb(_ vma: VMA, _ page: Int, forCopy: Bool = false) -> HugetlbAllocation? {

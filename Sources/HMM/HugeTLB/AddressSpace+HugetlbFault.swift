@@ -3,8 +3,8 @@ import Synchronization
 // Faults on hugetlb memory: the first touch of any 4 KiB maps the whole page.
 //
 // Kernel: mm/hugetlb.c hugetlb_fault, hugetlb_no_page (6.12).
-// Locks: mmap or VMA (the caller's) > fault mutex of the page > hugetlb lock of the VMA (reading) > folio > reverse maps >
-// PMD table.
+// Locks: mmap or VMA (the caller's) > fault mutex of the page > hugetlb lock of the VMA (reading) > folio > reverse
+// maps > PMD table.
 
 /// One fault, with the place that it concerns.
 struct HugetlbFault {

@@ -1,6 +1,7 @@
 import Synchronization
 
-// Hugetlb mappings under the operations that change them: unmapped, protected, copied for a child, cut out of their file.
+// Hugetlb mappings under the operations that change them: unmapped, protected, copied for a child, cut out of their
+// file.
 //
 // Kernel: mm/hugetlb.c __unmap_hugepage_range, hugetlb_change_protection, copy_hugetlb_page_range; fs/hugetlbfs/inode.c
 // hugetlbfs_punch_hole (6.12).
@@ -8,8 +9,8 @@ import Synchronization
 extension AddressSpace {
     // MARK: Zap
 
-    /// Clears a present leaf and gives up its mapping. Answers the folio, whose reference the caller drops with the table
-    /// unlocked. The PMD table is locked and the invalidation begun.
+    /// Clears a present leaf and gives up its mapping. Answers the folio, whose reference the caller drops with the
+    /// table unlocked. The PMD table is locked and the invalidation begun.
     @inline(__always)
     func clearHugetlb(_ pmd: EntryPointer) {
         let old = tables.exchange(pmd, .empty)
@@ -18,8 +19,8 @@ extension AddressSpace {
         frames.removeEntireMapping(old.frame)
     }
 
-    /// Removes the mappings of `pages`, whole huge pages. Faults wait meanwhile, because a promise that is renewed is good
-    /// only when its page is back in the pool.
+    /// Removes the mappings of `pages`, whole huge pages. Faults wait meanwhile, because a promise that is renewed is
+    /// good only when its page is back in the pool.
     func zapHugetlb(_ vma: VMA, _ pages: PageRange) {
         vma.hugetlbLock.lockWrite()
         for start in stride(from: pages.lowerBound, to: pages.upperBound, by: hugetlbSpan) {
@@ -135,8 +136,8 @@ extension AddressSpace {
 
     // MARK: Holes
 
-    /// Takes a range out of a file of huge pages: whole ones with their mappings and promises; of the others the bytes are
-    /// cleared. No lock is held.
+    /// Takes a range out of a file of huge pages: whole ones with their mappings and promises; of the others the bytes
+    /// are cleared. No lock is held.
     func removeHugetlb(_ file: FileMapping, _ indices: Range<Int>) {
         let first = (indices.lowerBound + hugetlbSpan - 1) / hugetlbSpan
         let end = indices.upperBound / hugetlbSpan

@@ -96,14 +96,13 @@ extension AddressSpace {
         return end
     }
 
-    /// Brings a range to a device, in one call: what is mapped moves, also from the memory of `sources`, and what is not
-    /// mapped becomes pages of the device.
+    /// Brings a range to a device, in one call: what is mapped moves, also from the memory of `sources`, and what is
+    /// not mapped becomes pages of the device.
     ///
     /// - Parameters:
     ///   - evicting: a full device gives up its least recently used pages; otherwise what has no place stays.
     ///   - fault: what to do first with pages that are swapped out or elsewhere.
     ///   - map: as for `migrate`.
-    @discardableResult
     public func prefetch(
         _ pages: PageRange, to memory: DeviceMemory, from sources: [DeviceMemory] = [], owner: NotifierOwner? = nil,
         evicting: Bool = true, fault: HMMPageRequest = [],
@@ -115,7 +114,6 @@ extension AddressSpace {
     }
 
     /// Brings the pages of a range that are in `memory` back to system memory.
-    @discardableResult
     public func evict(
         _ pages: PageRange, from memory: DeviceMemory, owner: NotifierOwner? = nil,
         map: (borrowing Migration) throws(HMMError) -> Void = { _ in }
@@ -130,16 +128,16 @@ extension AddressSpace {
     /// its frame holds it for an instant.
     private static let bringHomeRounds = 1_000
 
-    /// What a `DevicePrivateFaultHandler` does: moves the page that a CPU faults on to system memory, with those around it
-    /// that are in the same memory, as far as they can be had.
+    /// What a `DevicePrivateFaultHandler` does: moves the page that a CPU faults on to system memory, with those around
+    /// it that are in the same memory, as far as they can be had.
     ///
     /// The mmap lock is held for reading, and the folio of `frame` is locked and referenced, as the handler gets them.
     ///
     /// - Parameters:
     ///   - window: pages around it, a power of 2, that are moved along.
     ///   - map: called after commit, for the driver to drop what it has mapped.
-    /// - Throws: `.outOfMemory`: there was no page to move to. `.noDevice`: the device could not copy. `.busy`: somebody
-    ///   holds the page, and goes on doing so. It stays where it is.
+    /// - Throws: `.outOfMemory`: there was no page to move to. `.noDevice`: the device could not copy. `.busy`:
+    ///   somebody holds the page, and goes on doing so. It stays where it is.
     public func bringHome(
         _ page: PageNumber, _ frame: FrameNumber, from memory: DeviceMemory, owner: NotifierOwner? = nil,
         window: Int = 1, map: (borrowing Migration) throws(HMMError) -> Void = { _ in }

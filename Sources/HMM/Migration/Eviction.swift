@@ -77,7 +77,6 @@ extension Machine {
 
     /// Moves pages to system memory that their device has not used for longest, until about `count` frames are free.
     /// Answers how many became free; those that others hold or that have no place to go are passed over.
-    @discardableResult
     public func evictLeastRecentlyUsed(of memory: DeviceMemory, count: Int) -> Int {
         var freed = 0
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: 64) { batch in
@@ -108,7 +107,6 @@ extension Machine {
 
     /// Moves every page of the device home, of all address spaces, once over. Those that are locked, held or without a
     /// place stay. Answers how many moved.
-    @discardableResult
     public func evictAll(of memory: DeviceMemory) -> Int {
         var moved = 0
         for chunk in memory.chunkRanges { moved += evictRange(chunk.first, chunk.count).moved }

@@ -31,8 +31,8 @@ public struct Migration: ~Copyable {
     /// Pages that moved, once committed; those with a frame, and holes that were filled.
     public var movedCount: Int { state.movedCount }
     public var filledHoleCount: Int { state.filledHoleCount }
-    /// 2 MiB stayed although they could have moved, because one side had no unit for the other: without `.compound` they
-    /// may move page by page.
+    /// 2 MiB stayed although they could have moved, because one side had no unit for the other: without `.compound`
+    /// they may move page by page.
     public var refusedUnits: Bool { state.refusedUnits }
     /// How the last copy went.
     public var copyFailures: Int { state.copyFailures }
@@ -61,8 +61,8 @@ public struct Migration: ~Copyable {
         state.setDestination(frame, at: index)
     }
 
-    /// Gives every collected page that has none a destination in `memory`, and copies it; holes become zeros. Pages that
-    /// are there already stay.
+    /// Gives every collected page that has none a destination in `memory`, and copies it; holes become zeros. Pages
+    /// that are there already stay.
     ///
     /// - Parameter evicting: when the device is full, its least recently used pages go to system memory.
     public func copyToDevice(_ memory: DeviceMemory, evicting: Bool = true) {
@@ -81,7 +81,8 @@ public struct Migration: ~Copyable {
     /// Moves what has a destination. Afterwards `isMigrating` says what moved, and the caller may map that, until
     /// `finish` releases the locks.
     ///
-    /// May tell others that holes are filled, by MIGRATE invalidations with the request's owner: no driver lock is held.
+    /// May tell others that holes are filled, by MIGRATE invalidations with the request's owner: no driver lock is
+    /// held.
     public func commit() {
         state.requirePhase(.collected)
         state.commit()
@@ -99,8 +100,8 @@ public struct Migration: ~Copyable {
         state.forEachMovedRun(body)
     }
 
-    /// Calls `body` for each maximal run of pages that do not migrate and are valid. For a mirror only after the check of
-    /// the sequence, under the driver lock: nothing holds these pages.
+    /// Calls `body` for each maximal run of pages that do not migrate and are valid. For a mirror only after the check
+    /// of the sequence, under the driver lock: nothing holds these pages.
     public func forEachResidentRun(_ body: (HMMRun) -> Void) { state.forEachResidentRun(body) }
 
     /// Ends the migration before the end of its scope.
@@ -115,8 +116,8 @@ extension AddressSpace {
     /// The mmap lock is held, and no other lock. The pages lie in one mapping. The migration may cover fewer pages than
     /// asked for (`Migration.pages`), and moves what can be moved: pages that others use or hold stay without an error.
     ///
-    /// - Throws: `.invalidArgument`: empty range, no mapping at its start, hugetlb or not memory, fault frame that is not
-    ///   device-private. `.outOfRange`: it reaches beyond the mapping. With `fault` set also the errors of a range
+    /// - Throws: `.invalidArgument`: empty range, no mapping at its start, hugetlb or not memory, fault frame that is
+    ///   not device-private. `.outOfRange`: it reaches beyond the mapping. With `fault` set also the errors of a range
     ///   fault, and `.busy` when the sequence moved. Nothing is changed then. And what `body` throws.
     ///
     /// Invariant: INV-MG-1, INV-MG-2, INV-MG-12.

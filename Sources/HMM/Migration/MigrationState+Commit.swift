@@ -42,7 +42,9 @@ extension MigrationState {
     private func countMoves() {
         var toDevice = 0
         for index in 0..<pages.pageCount
-        where source[index] & MigrationWord.migrate != 0 && frames.isDeviceFrame(MigrationWord.frame(destination[index])) {
+        where source[index] & MigrationWord.migrate != 0
+            && frames.isDeviceFrame(MigrationWord.frame(destination[index]))
+        {
             toDevice += source[index] & MigrationWord.compound == 0 ? 1 : 1 << Geometry.pmdOrder
         }
         machine.statistics.pagesToDevice.add(UInt64(toDevice))
@@ -106,11 +108,11 @@ extension MigrationState {
 }
 
 extension Machine {
-    /// Makes `to` the page that `from` was: the same place in its mapping. Both are locked; `from` is mapped nowhere, and
-    /// only anonymous pages get here. False when it has users that `isExclusive` does not explain: then it stays.
+    /// Makes `to` the page that `from` was: the same place in its mapping. Both are locked; `from` is mapped nowhere,
+    /// and only anonymous pages get here. False when it has users that `isExclusive` does not explain: then it stays.
     ///
-    /// The swap cache knows a page by its frame, so it must let go of it first; a slot that entries still name keeps the
-    /// page where it is.
+    /// The swap cache knows a page by its frame, so it must let go of it first; a slot that entries still name keeps
+    /// the page where it is.
     @inline(__always)
     func moveIdentity(_ from: FrameNumber, to: FrameNumber, isExclusive: (FrameNumber) -> Bool) -> Bool {
         if frames.hasFlags(from, FrameFlags.swapCache) {

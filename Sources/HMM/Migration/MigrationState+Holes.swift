@@ -53,7 +53,9 @@ extension MigrationState {
     /// False when there is no memory for the table, or something of 2 MiB stands there now.
     private func fillRun(_ run: Range<Int>) -> Bool {
         let page = page(run.lowerBound)
-        guard prepare(page), tables.entry(page, making: .pte) != nil, let pte = tables.lockPTE(page) else { return false }
+        guard prepare(page), tables.entry(page, making: .pte) != nil, let pte = tables.lockPTE(page) else {
+            return false
+        }
         withUnsafeTemporaryAllocation(of: UInt64.self, capacity: run.count) { old in
             // Pages of zeros are taken away from everybody before anybody can write to what replaces them.
             var wasPresent = false

@@ -1,7 +1,7 @@
 // After the walk: the entries that it did not meet, and the pages that cannot go.
 //
-// Kernel: mm/migrate_device.c migrate_device_unmap, migrate_vma_check_page (6.12). Differs from Linux: pages need not be
-// isolated from the lists of reclaim first, because reclaim finds pages by their entries only, and these are gone.
+// Kernel: mm/migrate_device.c migrate_device_unmap, migrate_vma_check_page (6.12). Differs from Linux: pages need not
+// be isolated from the lists of reclaim first, because reclaim finds pages by their entries only, and these are gone.
 
 extension MigrationState {
     /// Replaces all other entries of the collected folios, in whatever address space, and puts back what others use.

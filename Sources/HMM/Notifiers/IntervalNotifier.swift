@@ -73,11 +73,12 @@ public final class IntervalNotifier: @unchecked Sendable {
     /// Begins a read of CPU page tables: waits until no invalidation that overlaps the interval is running, and returns
     /// the number to give to `readRetry`. The number is odd.
     ///
-    /// May wait: hold no lock that an invalidating actor may want (mmap read included). The answer of `readRetry` may be
-    /// "again" already when this returns; not looping here lets the caller bound its rounds.
+    /// May wait: hold no lock that an invalidating actor may want (mmap read included). The answer of `readRetry` may
+    /// be "again" already when this returns; not looping here lets the caller bound its rounds.
     public func readBegin() -> UInt64 { notifiers.readBegin(self) }
 
-    /// True if what was read since `readBegin` may be stale. Only under the user lock; this is the decision that counts.
+    /// True if what was read since `readBegin` may be stale. Only under the user lock; this is the decision that
+    /// counts.
     public func readRetry(_ sequence: UInt64) -> Bool { number.load(ordering: .relaxed) != sequence }
 
     /// As `readRetry`, without the lock: a hint to stop early. It may miss an invalidation, and never invents one.

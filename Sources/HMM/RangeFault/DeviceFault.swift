@@ -46,7 +46,6 @@ extension DeviceAddressSpace {
     /// No lock is held by the caller. Errors: those of a range fault, and of `prepare` and `commit`.
     ///
     /// Invariant: INV-FP-1, INV-FP-4.
-    @discardableResult
     public func deviceFault(
         _ range: inout HMMRange, policy: DeviceFaultPolicy = DeviceFaultPolicy(),
         prepare: (inout HMMRange) throws(HMMError) -> Void = { _ in },

@@ -4,8 +4,8 @@
 /// The storage is one word a page and is reused: `retarget` moves the range, so that a driver that works in chunks
 /// allocates once.
 ///
-/// The effective request of a page is `(request of the page ∩ requestMask) ∪ defaultRequest`. So a driver that wants the
-/// same of all pages sets the default and leaves the mask empty, and one that gathered single faults sets the mask.
+/// The effective request of a page is `(request of the page ∩ requestMask) ∪ defaultRequest`. So a driver that wants
+/// the same of all pages sets the default and leaves the mask empty, and one that gathered single faults sets the mask.
 ///
 /// Kernel: struct hmm_range (include/linux/hmm.h, 6.12).
 public struct HMMRange: ~Copyable {

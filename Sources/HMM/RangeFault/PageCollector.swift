@@ -1,7 +1,7 @@
 /// Who takes pages out of use as a range fault walks over them: a migration.
 ///
-/// So that a device fault which wants migration walks the tables once: after the walk has done its own work on a step of
-/// the tables, the collector gets the same step.
+/// So that a device fault which wants migration walks the tables once: after the walk has done its own work on a step
+/// of the tables, the collector gets the same step.
 ///
 /// Source: "mm: setup device page migration in HMM pagewalk", 2026.
 protocol PageCollector: AnyObject {

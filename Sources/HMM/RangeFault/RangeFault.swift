@@ -8,8 +8,8 @@ extension AddressSpace {
     /// held. With nothing requested it is a snapshot: it changes nothing, not even the young bits, and never sleeps.
     ///
     /// When it answers `.done`, each page has its result; whether these still hold the driver decides under its own
-    /// lock, by `mustRetry`. A requested page is valid, and writable if that was requested, with one exception: a page in
-    /// the caller's own device-private memory is reported as it is. After an error, results are undefined, but pages
+    /// lock, by `mustRetry`. A requested page is valid, and writable if that was requested, with one exception: a page
+    /// in the caller's own device-private memory is reported as it is. After an error, results are undefined, but pages
     /// that were faulted in stay so.
     ///
     /// Errors: EFAULT: nothing readable is mapped at a requested page, or it cannot be had (end of file, failed page).

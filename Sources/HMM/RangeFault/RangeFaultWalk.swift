@@ -146,7 +146,7 @@ struct RangeFaultWalk {
     }
 
     /// Whether others may be waited for.
-    private var mayWait: Bool { collector?.mayWait ?? true }
+    var mayWait: Bool { collector?.mayWait ?? true }
 
     private mutating func walkHole(_ piece: PageRange, in vma: VMA) throws(HMMError) -> Step {
         let need = need(piece, found: 0)
@@ -205,8 +205,8 @@ struct RangeFaultWalk {
 
     // MARK: PTE tables
 
-    /// A table of 4 KiB entries: runs of present entries with the right that all pages are asked for go by the hot loop,
-    /// the others one by one, and all of them if each page has a request of its own.
+    /// A table of 4 KiB entries: runs of present entries with the right that all pages are asked for go by the hot
+    /// loop, the others one by one, and all of them if each page has a request of its own.
     private mutating func walkTable(_ step: PageTableCursor.Step, in vma: VMA) throws(HMMError) -> Step {
         let count = step.pages.pageCount
         let out = words + pages.lowerBound.distance(to: step.pages.lowerBound)
@@ -229,8 +229,8 @@ struct RangeFaultWalk {
         return .next
     }
 
-    /// The hot loop, for ranges with and without marks of the driver. Returns the number of entries before the first one
-    /// that is not present, not readable, or not writable if that is wanted.
+    /// The hot loop, for ranges with and without marks of the driver. Returns the number of entries before the first
+    /// one that is not present, not readable, or not writable if that is wanted.
     ///
     /// A function of its own, so that everything stays in registers.
     @inline(never)
@@ -341,74 +341,4 @@ struct RangeFaultWalk {
             word &+= stride
         }
     }
-
-    // MARK: Waiting and faulting
-
-    /// Somebody moves the page: waits for it, and restarts there.
-    private mutating func wait(for leaf: SoftLeaf, in pointer: EntryPointer, at page: PageNumber) -> Step {
-        guard mayWait else { return .stop }
-        last = page
-        space.frames.waitForUnlock(leaf.frame, while: pointer, holds: leaf.entry.raw)
-        return .restart
-    }
-
-    /// Faults in what a piece needs, and restarts at its first page.
-    ///
-    /// [K] The fault covers the whole piece, also pages that need less or nothing: a device's own private pages behind
-    /// the first one come home, and exclusive pages are taken back. With `next` it covers the first run of pages that
-    /// need the same and have the same kind of entry, so that a page nobody asked for stays as it is.
-    ///
-    /// - Parameter entries: the PTEs of the piece; nil if there is no table.
-    private mutating func fault(
-        _ piece: PageRange, _ need: Need, in vma: VMA, entries: EntryPointer? = nil
-    ) throws(HMMError) -> Step {
-        last = piece.lowerBound
-        var part = piece
-        var isWrite = need.contains(.write)
-        if !runsToEndOfPiece {
-            part = firstRun(of: piece, entries)
-            isWrite = self.need(word(of: part.lowerBound), found: 0).contains(.write)
-        }
-        guard !isWrite || vma.isWritable else {
-            throw HMMError(.notPermitted, "a writable page was requested of a mapping that is not")
-        }
-        guard mayWait else { return .stop }
-        faultCount += 1
-        switch space.fault(part, in: vma, write: isWrite) {
-        case .done: return .restart
-        // Differs from Linux: 6.12 answers EFAULT here as well, though the caller could try again.
-        case .outOfMemory: throw HMMError(.outOfMemory, "no memory for a page that was requested")
-        case .segmentationFault, .busError, .needsMMapLock:
-            throw HMMError(.badAddress, "a page that was requested could not be made present")
-        }
-    }
-
-    /// A huge leaf without a right that is needed: one fault at its first such page changes the whole of it.
-    private mutating func faultLeaf(_ piece: PageRange, _ need: Need, in vma: VMA) throws(HMMError) -> Step {
-        if runsToEndOfPiece { return try fault(piece, need, in: vma) }
-        var first = piece.lowerBound
-        while self.need(word(of: first), found: 0) != need { first = first.advanced(by: 1) }
-        let step = try fault(first..<first.advanced(by: 1), need, in: vma)
-        last = piece.lowerBound
-        return step
-    }
-
-    /// The first pages of the piece that need something, as long as they need the same and have empty entries. A page
-    /// with an entry is a run by itself.
-    private func firstRun(of piece: PageRange, _ entries: EntryPointer?) -> PageRange {
-        var first = piece.lowerBound
-        while need(word(of: first), found: 0).isEmpty { first = first.advanced(by: 1) }
-        let need = need(word(of: first), found: 0)
-        var end = first.advanced(by: 1)
-        func isEmpty(_ page: PageNumber) -> Bool {
-            entries.map { $0[piece.lowerBound.distance(to: page)].load(ordering: .relaxed) == 0 } ?? true
-        }
-        guard isEmpty(first) else { return first..<end }
-        while end < piece.upperBound, self.need(word(of: end), found: 0) == need, isEmpty(end) {
-            end = end.advanced(by: 1)
-        }
-        return first..<end
-    }
-
-    private func word(of page: PageNumber) -> UInt64 { words[pages.lowerBound.distance(to: page)] }
 }

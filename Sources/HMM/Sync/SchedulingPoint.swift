@@ -27,9 +27,9 @@ public enum SchedulingPoint {
 /// Without a scheduler this is one predictable branch. Under one, other threads may run before the call returns.
 ///
 /// Never reach one (a lock, a wait, a wake is one too) while a stored `var` of a class is being modified in place
-/// (`inout`, a `mutating` method) or borrowed (a noncopyable value). Swift keeps the list of such accesses per thread of
-/// the system: two virtual threads in accesses to one property trap, and a thread that a scheduler abandons would leave
-/// its access in the list. Locks are stored in `let`s, which are not listed.
+/// (`inout`, a `mutating` method) or borrowed (a noncopyable value). Swift keeps the list of such accesses per thread
+/// of the system: two virtual threads in accesses to one property trap, and a thread that a scheduler abandons would
+/// leave its access in the list. Locks are stored in `let`s, which are not listed.
 @inline(__always)
 public func schedulingPoint(_ kind: SchedulingPoint.Kind, on object: UInt) {
     if hmm_schedulers_running() != 0 { announce(kind, object) }

@@ -31,8 +31,8 @@ package final class Player: @unchecked Sendable {
     func process(_ id: ProcessID) -> PlayedProcess? { lock.withLock { processes[id.index] } }
     func setProcess(_ id: ProcessID, _ process: PlayedProcess) { lock.withLock { processes[id.index] = process } }
 
-    /// Plays all statements, then ends the processes that still run. Each outcome is reported as soon as it is there, in
-    /// the order of the text; those of a race when all its threads are done.
+    /// Plays all statements, then ends the processes that still run. Each outcome is reported as soon as it is there,
+    /// in the order of the text; those of a race when all its threads are done.
     package func play(_ report: (StatementOutcome) -> Void = { _ in }) -> ScenarioOutcome {
         var outcome = ScenarioOutcome(scenario: scenario)
         let start = SyncClock.now()

@@ -51,7 +51,7 @@ final class BenchDriver: IntervalNotifierClient, @unchecked Sendable {
         while first < pages.upperBound {
             let end = min(first.advanced(by: Self.chunkPages), pages.upperBound)
             range.retarget(first..<end)
-            try space.deviceFault(
+            _ = try space.deviceFault(
                 &range,
                 commit: { (range: borrowing HMMRange) throws(HMMError) -> Bool in
                     lock.lock()

@@ -38,7 +38,7 @@ extension Benchmarks {
                 scale.samples,
                 ours: {
                     let taken = try nanoseconds {
-                        try process.space.deviceFault(
+                        _ = try process.space.deviceFault(
                             &range, commit: { (range: borrowing HMMRange) in !range.mustRetry() })
                     }
                     var sum: UInt64 = 0

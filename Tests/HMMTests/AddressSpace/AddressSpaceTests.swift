@@ -18,7 +18,9 @@ struct Fixture {
         cpu = space.makeCPU()
     }
 
-    func pages(_ range: Range<Int>) -> PageRange { Self.base.advanced(by: range.lowerBound)..<Self.base.advanced(by: range.upperBound) }
+    func pages(_ range: Range<Int>) -> PageRange {
+        Self.base.advanced(by: range.lowerBound)..<Self.base.advanced(by: range.upperBound)
+    }
 
     func write(_ range: Range<Int>, _ value: UInt64, cpu: CPU? = nil) throws {
         for page in pages(range) {

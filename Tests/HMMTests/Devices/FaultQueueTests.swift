@@ -68,7 +68,8 @@ struct FaultQueueTests {
     @Test("INV-FQ-1: everybody is completed once, with rights or with one error")
     func completion() {
         delegate.mappings = [
-            DeviceMapping(pages: span(0, 16), protection: .readWrite), DeviceMapping(pages: span(16, 32), protection: .read),
+            DeviceMapping(pages: span(0, 16), protection: .readWrite),
+            DeviceMapping(pages: span(16, 32), protection: .read),
         ]
         let queue = FaultQueue(delegate)
         let wanted = [

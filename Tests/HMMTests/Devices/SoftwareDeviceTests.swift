@@ -48,7 +48,7 @@ struct SoftwareDeviceTests {
         let space = try makeSpace()
         try space.map(pages(0..<1024), protection: .readWrite, kind: .anonymous(huge: true))
         let device = try SoftwareDevice.attach(to: space, index: 1)
-        try device.fault(pages(0..<1024), .write)
+        _ = try device.fault(pages(0..<1024), .write)
         #expect(device.table.statistics.hugeEntries == 2 && device.table.statistics.mappedPages == 1024)
         #expect(device.table.checkInvariants().isEmpty)
         device.detach()
@@ -72,7 +72,9 @@ struct SoftwareDeviceTests {
         space.exit()
     }
 
-    @Test("INV-FQ-2: a served block takes neighbours along only where the CPU has them", arguments: [KernelProfile.linux6_12, .next])
+    @Test(
+        "INV-FQ-2: a served block takes neighbours along only where the CPU has them",
+        arguments: [KernelProfile.linux6_12, .next])
     func queuedFaults(profile: KernelProfile) throws {
         let space = try makeSpace(profile)
         try space.map(pages(0..<64), protection: .readWrite, kind: .anonymous(huge: false))

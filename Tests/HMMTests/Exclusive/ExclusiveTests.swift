@@ -113,7 +113,9 @@ struct ExclusiveTests {
         f.finish()
     }
 
-    @Test("INV-EX-9, INV-EX-14: data survives protect, move and swap; unmap frees once", arguments: [KernelProfile.linux6_12, .next])
+    @Test(
+        "INV-EX-9, INV-EX-14: data survives protect, move and swap; unmap frees once",
+        arguments: [KernelProfile.linux6_12, .next])
     func survives(_ profile: KernelProfile) throws {
         let f = try fixture(profile)
         for i in 0..<8 { try grant(f, i) }

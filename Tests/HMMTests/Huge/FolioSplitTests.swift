@@ -3,8 +3,8 @@ import Testing
 
 @testable import HMM
 
-/// A large folio is split by hand, by MADV_PAGEOUT of a part, and with somebody in the way; bytes and counts are looked at
-/// after each step.
+/// A large folio is split by hand, by MADV_PAGEOUT of a part, and with somebody in the way; bytes and counts are looked
+/// at after each step.
 @Suite("Folio split")
 struct FolioSplitTests {
     static let pageCount = 512

@@ -104,7 +104,8 @@ struct IntervalNotifierTests {
 
     @Test("INV-NT-5: a refused start leaves nothing behind: a list notifier beside an interval that agreed")
     func refusedByList() throws {
-        let (paired, refusing, late) = (RecordingListClient(), RecordingListClient(refuses: true), RecordingListClient())
+        let (paired, late) = (RecordingListClient(), RecordingListClient())
+        let refusing = RecordingListClient(refuses: true)
         let registrations = [
             try notifiers.register(paired), try notifiers.register(refusing, style: .refusable),
             try notifiers.register(late),

@@ -46,7 +46,9 @@ struct NotifierRaceTests {
     }
 
     /// Changes the page's entry as an actor must. False if that was refused.
-    static func change(_ notifiers: MMUNotifiers, _ page: Page, over range: InvalidationRange, to next: UInt64) -> Bool {
+    static func change(
+        _ notifiers: MMUNotifiers, _ page: Page, over range: InvalidationRange, to next: UInt64
+    ) -> Bool {
         guard let invalidation = Invalidation.tryBegin(notifiers, range) else { return false }
         page.entry.store(0, ordering: .releasing)
         page.entry.store(next, ordering: .releasing)

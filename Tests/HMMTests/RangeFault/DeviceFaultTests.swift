@@ -57,7 +57,7 @@ struct DeviceFaultTests {
         var range = HMMRange(f.interval, f.region(0..<2))
         range.defaultRequest = [.fault, .write]
         do {
-            try f.space.deviceFault(&range) { (range: borrowing HMMRange) throws(HMMError) in commit(f, range) }
+            _ = try f.space.deviceFault(&range) { (range: borrowing HMMRange) throws(HMMError) in commit(f, range) }
             Issue.record("a read-only mapping was written")
         } catch { #expect(error == HMMError(.notPermitted)) }
         #expect(!isLocked(f))
@@ -72,7 +72,7 @@ struct DeviceFaultTests {
         var policy = DeviceFaultPolicy()
         policy.deadlineNanoseconds = 3_000_000
         do {
-            try f.space.deviceFault(&range, policy: policy) { (_: borrowing HMMRange) throws(HMMError) in false }
+            _ = try f.space.deviceFault(&range, policy: policy) { (_: borrowing HMMRange) throws(HMMError) in false }
             Issue.record("no end was reached")
         } catch { #expect(error == HMMError(.busy)) }
     }
@@ -105,7 +105,7 @@ struct DeviceFaultTests {
             var range = HMMRange(f.interval, region)
             range.defaultRequest = [.fault, .write]
             do {
-                try f.space.deviceFault(&range) { (range: borrowing HMMRange) throws(HMMError) in
+                _ = try f.space.deviceFault(&range) { (range: borrowing HMMRange) throws(HMMError) in
                     let isValid = commit(f, range)
                     if isValid { #expect(RangeFaultFixture.letters(range) == "wwww", "INV-RF-2") }
                     return isValid

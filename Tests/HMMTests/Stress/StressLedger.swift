@@ -48,8 +48,12 @@ final class StressLedger: @unchecked Sendable {
         completed[index(page, actor)].store(value, ordering: .sequentiallyConsistent)
     }
 
-    func low(_ page: Int, _ actor: Int) -> UInt64 { completed[index(page, actor)].load(ordering: .sequentiallyConsistent) }
-    func high(_ page: Int, _ actor: Int) -> UInt64 { started[index(page, actor)].load(ordering: .sequentiallyConsistent) }
+    func low(_ page: Int, _ actor: Int) -> UInt64 {
+        completed[index(page, actor)].load(ordering: .sequentiallyConsistent)
+    }
+    func high(_ page: Int, _ actor: Int) -> UInt64 {
+        started[index(page, actor)].load(ordering: .sequentiallyConsistent)
+    }
 }
 
 /// A mapping that the actors share.

@@ -213,7 +213,8 @@ final class StressRun: @unchecked Sendable {
                     for reader in [0, Self.cpuThreads, Self.cpuThreads + 1] {
                         let value = load(region.page(i), ledger.word(of: writer), by: reader)
                         if value != expected {
-                            fail("in the end \(region.name)[\(i)] has \(String(describing: value)) of actor \(writer), not \(expected)")
+                            let found = "\(String(describing: value)) of actor \(writer)"
+                            fail("in the end \(region.name)[\(i)] has \(found), not \(expected)")
                         }
                     }
                 }
