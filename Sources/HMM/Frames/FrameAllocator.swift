@@ -37,7 +37,8 @@ final class FrameAllocator: @unchecked Sendable {
 
     /// - Parameter isShared: many threads call at the same time; otherwise the caller has a lock (.zone) of its own.
     init(
-        records: UnsafeMutablePointer<FrameRecord>, bytes: UnsafeMutableRawPointer, first: Int, count: Int, isShared: Bool
+        records: UnsafeMutablePointer<FrameRecord>, bytes: UnsafeMutableRawPointer, first: Int, count: Int,
+        isShared: Bool
     ) {
         self.records = records
         self.bytes = bytes

@@ -5,7 +5,8 @@ import Testing
 @testable import HMM
 
 /// Each pair of operations on two pages of one address space, under many random schedules of virtual threads. Whoever
-/// wins: a page holds a value that was written, no lock is left, and the books agree. `HMM_SEED` sets the first schedule.
+/// wins: a page holds a value that was written, no lock is left, and the books agree. `HMM_SEED` sets the first
+/// schedule.
 @Suite("Address space: races")
 struct AddressSpaceRaceTests {
     private static let scheduleCount = 30
