@@ -14,7 +14,6 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case invalidArgument = 22  // EINVAL
         case noSpace = 28  // ENOSPC
         case outOfRange = 34  // ERANGE
-        case notSupportedYet = 38  // ENOSYS
         case overflow = 75  // EOVERFLOW
         case notSupported = 95  // EOPNOTSUPP
         case inconsistent = 117  // EUCLEAN
@@ -45,7 +44,6 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case .invalidArgument: "EINVAL"
         case .noSpace: "ENOSPC"
         case .outOfRange: "ERANGE"
-        case .notSupportedYet: "ENOSYS"
         case .overflow: "EOVERFLOW"
         case .notSupported: "EOPNOTSUPP"
         case .inconsistent: "EUCLEAN"

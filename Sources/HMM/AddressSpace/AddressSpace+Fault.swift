@@ -235,7 +235,7 @@ extension AddressSpace {
             frames.waitForUnlock(leaf.frame, while: pte, holds: leaf.entry.raw)
             return .done
         case .swap: return swapIn(fault, pte, leaf)
-        case .devicePrivate: return devicePrivateFault(fault, pte, leaf)
+        case .devicePrivate: return devicePrivateFault(fault, pte, leaf, leaf.frame)
         case .deviceExclusive: return restoreExclusive(fault.vma, fault.page, pte, leaf)
         case .poison: return .busError
         case .marker:
@@ -263,26 +263,32 @@ extension AddressSpace {
     ///
     /// Kernel: mm/memory.c do_swap_page (6.12), with the fixes of CVE-2022-3523 and "mm/migrate: Trylock device page in
     /// do_swap_page". Differs from Linux: the losers sleep instead of spinning.
-    private func devicePrivateFault(_ fault: Fault, _ pte: EntryPointer, _ leaf: SoftLeaf) -> FaultOutcome {
+    ///
+    /// - Parameters:
+    ///   - slot: the entry, of a single page or of 2 MiB that are on the device as a whole.
+    ///   - frame: the frame of the page that was touched.
+    func devicePrivateFault(
+        _ fault: Fault, _ slot: EntryPointer, _ leaf: SoftLeaf, _ frame: FrameNumber
+    ) -> FaultOutcome {
         guard fault.holdsMMapLock else { return .needsMMapLock }
-        tables.lock(pte)
-        guard tables.read(pte) == leaf.entry else {
-            tables.unlock(pte)
+        tables.lock(slot)
+        guard tables.read(slot) == leaf.entry else {
+            tables.unlock(slot)
             return .done
         }
-        let head = frames.head(of: leaf.frame)
+        let head = frames.head(of: frame)
         guard frames.tryLockFolio(head) else {
-            tables.unlock(pte)
-            frames.waitForUnlock(leaf.frame, while: pte, holds: leaf.entry.raw)
+            tables.unlock(slot)
+            frames.waitForUnlock(frame, while: slot, holds: leaf.entry.raw)
             return .done
         }
         frames.get(head)
-        tables.unlock(pte)
-        return bringHome(fault, leaf.frame)
+        tables.unlock(slot)
+        return bringHome(fault, frame)
     }
 
     /// Calls the driver with the folio locked and referenced; lets go of both afterwards.
-    func bringHome(_ fault: Fault, _ frame: FrameNumber) -> FaultOutcome {
+    private func bringHome(_ fault: Fault, _ frame: FrameNumber) -> FaultOutcome {
         defer {
             // The driver may have split the folio; lock and reference stay with the part that holds the page.
             let head = frames.head(of: frame)

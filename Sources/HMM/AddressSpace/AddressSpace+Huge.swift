@@ -48,7 +48,9 @@ extension AddressSpace {
     /// A fault on a PMD entry that is a leaf.
     func hugeLeafFault(_ fault: Fault, _ pmd: EntryPointer, _ seen: PageTableEntry) -> FaultOutcome {
         if let leaf = seen.softLeaf {
-            if leaf.kind == .devicePrivate { return hugePrivateFault(fault, pmd, leaf) }
+            if leaf.kind == .devicePrivate {
+                return devicePrivateFault(fault, pmd, leaf, leaf.frame + Int(fault.page.raw & 511))
+            }
             frames.waitForUnlock(leaf.frame, while: pmd, holds: seen.raw)
             return .done
         }
@@ -62,24 +64,6 @@ extension AddressSpace {
         tables.add(pmd, bits: accessBits(fault.write))
         tables.unlock(pmd)
         return .done
-    }
-
-    /// As `devicePrivateFault`, for a folio of 2 MiB that is on a device as a whole.
-    private func hugePrivateFault(_ fault: Fault, _ pmd: EntryPointer, _ leaf: SoftLeaf) -> FaultOutcome {
-        guard fault.holdsMMapLock else { return .needsMMapLock }
-        tables.lock(pmd)
-        guard tables.read(pmd) == leaf.entry else {
-            tables.unlock(pmd)
-            return .done
-        }
-        guard frames.tryLockFolio(leaf.frame) else {
-            tables.unlock(pmd)
-            frames.waitForUnlock(leaf.frame, while: pmd, holds: leaf.entry.raw)
-            return .done
-        }
-        frames.get(leaf.frame)
-        tables.unlock(pmd)
-        return bringHome(fault, leaf.frame + Int(fault.page.raw & 511))
     }
 
     /// Writes in place if nobody shares the folio; otherwise the leaf is split, and the single page copied by the fault
