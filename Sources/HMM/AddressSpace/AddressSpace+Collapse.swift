@@ -6,8 +6,6 @@ import Synchronization
 // Locks: mmap, for reading while a window is looked at and its absent pages are fetched, for writing while it is
 // collapsed > VMA mark > anonymous reverse map (writing) > PMD table > PTE table. Folio locks are only tried. The mmap
 // lock is dropped to allocate, so everything is looked at again afterwards.
-// Not modelled: collapse of shared memory and files in the page cache; those mappings answer as where huge pages are
-// off.
 
 /// Why a window was not collapsed.
 enum CollapseFailure {
@@ -61,7 +59,7 @@ extension AddressSpace {
 
     /// The mmap lock is held for reading, and dropped and taken again meanwhile.
     private func collapse(_ vma: VMA, _ pages: PageRange) throws(HMMError) {
-        guard mayCollapse(vma), vma.anonVMA != nil else {
+        guard mayCollapse(vma) else {
             throw HMMError(.invalidArgument, "the mapping may not have huge pages")
         }
         let first = pages.lowerBound.alignedUp(order: Geometry.pmdOrder)
@@ -78,21 +76,23 @@ extension AddressSpace {
 
     /// Whether the mapping may have huge pages and is long enough for one.
     private func mayCollapse(_ vma: VMA) -> Bool {
-        guard vma.isAnonymous, vma.flags.isDisjoint(with: [.noHugePage, .special, .hugetlb]) else { return false }
+        guard vma.flags.isDisjoint(with: [.noHugePage, .special, .hugetlb]) else { return false }
+        // Memory that was never written has nothing to collapse. A file must lie as it can be mapped.
+        guard vma.isAnonymous ? vma.anonVMA != nil : vma.isAlignedWithFile else { return false }
         let last = vma.pages.upperBound.alignedDown(order: Geometry.pmdOrder)
         return vma.pages.lowerBound.alignedUp(order: Geometry.pmdOrder) < last
     }
 
     /// The mapping of the window, if it still is one that can be collapsed. The mmap lock is held.
-    private func collapsibleVMA(at start: PageNumber) -> VMA? {
-        guard let vma = vmas.find(start), vma.hugeWindow(around: start) != nil, mayCollapse(vma), vma.anonVMA != nil
-        else { return nil }
+    func collapsibleVMA(at start: PageNumber) -> VMA? {
+        guard let vma = vmas.find(start), vma.hugeWindow(around: start) != nil, mayCollapse(vma) else { return nil }
         return vma
     }
 
     /// One window: nil when it is a huge page now. The mmap lock is held for reading on entry and on return.
     private func collapseWindow(at start: PageNumber) -> CollapseFailure? {
         guard let vma = collapsibleVMA(at: start) else { return .hopeless }
+        if let file = vma.file { return collapseWindow(of: file, Int(vma.index(of: start)), at: start) }
         let scan: CollapseScan
         switch findTable(start) {
         case .leaf: return nil
@@ -114,6 +114,14 @@ extension AddressSpace {
             frames.put(head)
             return reason
         }
+    }
+
+    /// The same for a file: first its pages, then this mapping of them.
+    private func collapseWindow(of file: FileMapping, _ first: Int, at start: PageNumber) -> CollapseFailure? {
+        guard first + Geometry.entriesPerTable <= file.pageCount else { return .hopeless }
+        unlockForReading()
+        defer { lockForReading() }
+        return file.collapse(at: first) ?? mapCollapsed(file, first, at: start)
     }
 
     private enum Collapsed {
@@ -220,7 +228,7 @@ extension AddressSpace {
         unlockForReading()
         lockForWriting()
         defer { unlockForWriting() }
-        guard let vma = collapsibleVMA(at: start) else { return .failed(.hopeless) }
+        guard let vma = collapsibleVMA(at: start), vma.isAnonymous else { return .failed(.hopeless) }
         let found = findTable(start)
         guard case .table(let pmd) = found else { return found.failure! }
         markWrite(vma)
@@ -229,7 +237,7 @@ extension AddressSpace {
 
     /// Brings absent pages of the window home, as a read of a CPU would. The mmap lock is held for reading.
     private func fetch(_ start: PageNumber, onlyLooking: Bool) -> Collapsed? {
-        guard let vma = collapsibleVMA(at: start) else { return .failed(.hopeless) }
+        guard let vma = collapsibleVMA(at: start), vma.isAnonymous else { return .failed(.hopeless) }
         if let failure = findTable(start).failure { return failure }
         guard !onlyLooking else { return nil }
         for page in start..<start.advanced(by: Geometry.entriesPerTable) {

@@ -114,6 +114,7 @@ extension AddressSpace {
                 {
                     return outcome
                 }
+                if let file = vma.file, let outcome = hugeFileFault(fault, pmd, file) { return outcome }
             } else if !entry.isTable {
                 return hugeLeafFault(fault, pmd, entry)
             }

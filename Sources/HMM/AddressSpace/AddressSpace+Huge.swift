@@ -45,6 +45,32 @@ extension AddressSpace {
         return .done
     }
 
+    /// Maps a huge page of a file's cache as one, where nothing is mapped and no table exists. Nil: there is none, or it
+    /// cannot be mapped so; take single pages.
+    ///
+    /// Kernel: mm/memory.c do_set_pmd, mm/filemap.c filemap_map_pmd (6.12).
+    func hugeFileFault(_ fault: Fault, _ pmd: EntryPointer, _ file: FileMapping) -> FaultOutcome? {
+        let vma = fault.vma
+        guard !fault.write || vma.isShared, !vma.flags.contains(.noHugePage), vma.isAlignedWithFile,
+            let window = vma.hugeWindow(around: fault.page)
+        else { return nil }
+        let index = Int(vma.index(of: window.lowerBound))
+        guard index < file.pageCount, let head = file.cache.get(index) else { return nil }
+        defer { frames.put(head) }
+        guard frames.order(ofHead: frames.head(of: head)) == Geometry.pmdOrder else { return nil }
+        frames.lockFolio(frames.head(of: head))
+        defer { frames.unlockFolio(frames.head(of: head)) }
+        guard file.cache.content(index) == .frame(head), !frames.hasFlags(head, FrameFlags.tail | FrameFlags.hasPoison)
+        else { return nil }
+        guard let table = tables.pool.allocate(.pte) else { return .outOfMemory }
+        tables.lock(pmd)
+        let isFree = tables.read(pmd).isNone
+        if isFree { setFileLeaf(pmd, head, vma, table, write: fault.write) }
+        tables.unlock(pmd)
+        if !isFree { tables.pool.free(table) }
+        return .done
+    }
+
     /// A fault on a PMD entry that is a leaf.
     func hugeLeafFault(_ fault: Fault, _ pmd: EntryPointer, _ seen: PageTableEntry) -> FaultOutcome {
         if let leaf = seen.softLeaf {
@@ -75,7 +101,8 @@ extension AddressSpace {
             tables.unlock(pmd)
             return .busError
         }
-        if !entry.isSpecial, canReuseHuge(entry.frame, fault.vma) {
+        if !entry.isSpecial, fault.vma.isShared || canReuseHuge(entry.frame, fault.vma) {
+            markDirty(entry.frame)
             tables.add(pmd, bits: PageTableEntry.writableBit | accessBits(true))
             tables.unlock(pmd)
             return .done
@@ -87,7 +114,7 @@ extension AddressSpace {
 
     private func canReuseHuge(_ head: FrameNumber, _ vma: VMA) -> Bool {
         if frames.isAnonExclusive(head) { return true }
-        guard frames.refCount(head) == 1, frames.tryLockFolio(head) else { return false }
+        guard frames.isAnonymous(head), frames.refCount(head) == 1, frames.tryLockFolio(head) else { return false }
         defer { frames.unlockFolio(head) }
         guard frames.refCount(head) == 1 else { return false }
         frames.setFlags(head, FrameFlags.anonExclusive)

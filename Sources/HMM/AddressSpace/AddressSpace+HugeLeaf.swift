@@ -28,6 +28,8 @@ extension AddressSpace {
     /// Replaces a leaf by a table of single entries with the same rights and marks. The PMD table is locked and the
     /// invalidation begun.
     ///
+    /// A leaf of a file's page is not split but removed, as in 6.12.
+    ///
     /// With `migrating`, the VMA that the leaf lies in, the new entries are migration entries, which hold no reference
     /// and no mapping; if the folio may be pinned they are plain ones all the same. The caller has a reference then.
     func splitLeaf(_ pmd: EntryPointer, migrating vma: VMA? = nil) {
@@ -39,6 +41,14 @@ extension AddressSpace {
         let entries = tables.pool.entries(table)
         var single = old
         let counted = countedFolio(old)
+        if let counted, old.isPresent, !frames.isAnonymous(counted) {
+            // The file's cache has it: a fault finds it again.
+            if old.isDirty { markDirty(counted) }
+            tables.set(pmd, .empty)
+            tables.pool.free(table)
+            frames.removeEntireMapping(counted)
+            return frames.put(counted)
+        }
         if let counted, let vma, let migration = migrationEntry(replacing: old, in: vma) {
             frames.removeEntireMapping(counted)
             frames.put(counted)

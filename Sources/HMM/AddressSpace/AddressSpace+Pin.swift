@@ -29,6 +29,8 @@ extension AddressSpace {
                 if vma.isHugetlb { throw HMMError(.notSupported, "a hugetlb page cannot be split") }
                 if let pmd = tables.entry(page, .pmd), tables.read(pmd).isHugeLeaf {
                     splitHugeLeaf(around: page, in: vma, always: true)
+                    // A leaf of a file is gone altogether; with a table there the fault maps a single page.
+                    _ = tables.entry(page, making: .pte)
                 }
             }
             if let frame = grab(page, mode) { return frame }

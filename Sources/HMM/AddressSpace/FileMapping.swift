@@ -96,12 +96,12 @@ public final class FileMapping: @unchecked Sendable {
         invalidateLock.lockWrite()
         defer { invalidateLock.unlockWrite() }
         unmapAll(indices)
-        for index in indices where index < pageCount { removePage(index) }
+        for index in indices where index < pageCount { removePage(index, of: indices) }
         // Private mappings may have copied from a page between the two looks; the second pass leaves none mapped.
         unmapAll(indices)
     }
 
-    private func removePage(_ index: Int) {
+    private func removePage(_ index: Int, of indices: Range<Int>) {
         let frames = machine.frames
         while true {
             let content = cache.content(index)
@@ -113,6 +113,10 @@ public final class FileMapping: @unchecked Sendable {
                 guard let frame = cache.get(index) else { continue }
                 let head = frames.head(of: frame)
                 frames.lockFolio(head)
+                if frames.isLarge(frame), cache.content(index) == content {
+                    if removeLarge(head, index, frame, of: indices) { return }
+                    continue
+                }
                 let isRemoved = cache.replace(index, content, with: .empty)
                 if isRemoved { frames.setFlags(head, FrameFlags.truncated) }
                 frames.unlockFolio(head)
@@ -120,6 +124,35 @@ public final class FileMapping: @unchecked Sendable {
                 if isRemoved { return }
             }
         }
+    }
+
+    /// A page of a large folio, which is locked and referenced by the caller: the folio goes as a whole, or is split, and
+    /// its pages are looked at again. If somebody uses it, it stays, and the page is cleared. Answers whether that is all;
+    /// the lock and the reference are dropped.
+    ///
+    /// Kernel: mm/truncate.c truncate_inode_partial_folio (6.12).
+    private func removeLarge(_ head: FrameNumber, _ index: Int, _ frame: FrameNumber, of indices: Range<Int>) -> Bool {
+        let frames = machine.frames
+        let first = index - (frame - head)
+        let count = frames.pageCount(ofHead: head)
+        if indices.contains(first), first + count <= indices.upperBound {
+            for i in 0..<count {
+                let isRemoved = cache.replace(first + i, .frame(head + i), with: .empty)
+                precondition(isRemoved, "a page of a locked folio left its file")
+            }
+            frames.setFlags(head, FrameFlags.truncated)
+            frames.unlockFolio(head)
+            frames.put(head, count: Int32(count + 1))
+            return true
+        }
+        let isSplit = machine.splitFolio(head, keeping: frame)
+        if !isSplit {
+            let words = frames.words(of: frame)
+            for i in 0..<Geometry.wordsPerPage { words[i].store(0, ordering: .relaxed) }
+        }
+        frames.unlockFolio(isSplit ? frame : head)
+        frames.put(frame)
+        return !isSplit
     }
 
     private func unmapAll(_ indices: Range<Int>) {

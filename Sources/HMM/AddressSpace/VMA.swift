@@ -129,6 +129,11 @@ final class VMA: @unchecked Sendable {
         return pages.contains(window) ? window : nil
     }
 
+    /// Whether aligned 2 MiB of the file lie at aligned 2 MiB of addresses.
+    var isAlignedWithFile: Bool {
+        PageNumber(pages.lowerBound.raw &- pageOffset).isAligned(order: Geometry.pmdOrder)
+    }
+
     /// Whether faults may map 2 MiB at once: `madvise` mode.
     var allowsHugePages: Bool {
         isAnonymous && flags.contains(.hugePage) && !flags.contains(.noHugePage) && !flags.contains(.special)

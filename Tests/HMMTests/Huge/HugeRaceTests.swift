@@ -227,6 +227,45 @@ struct HugeRaceTests {
         }
     }
 
+    @Test func sharedCollapseAgainstWritesAndRemoval() throws {
+        var child: AddressSpace?
+        var cpu: CPU?
+        try explore({
+            let world = try World(.sharedAnonymous)
+            for page in [0, 7, 100, 300, 511] { world.write(page, 1) }
+            child = try world.space.fork()
+            cpu = child!.makeCPU()
+            world.expect(300, 1, by: cpu)
+            return world
+        }) { world in
+            let theirs = cpu!
+            return [
+                {
+                    world.attempt(
+                        { () throws(HMMError) in try world.space.advise(world.range(0..<512), .collapse) },
+                        allowing: .tryAgain, .invalidArgument)
+                },
+                {
+                    world.write(100, 2, by: 1)
+                    try? theirs.store(3, at: World.base.advanced(by: 50).address)
+                    world.expect(300, 1, by: theirs)
+                },
+                {
+                    world.attempt { () throws(HMMError) in try world.space.advise(world.range(0..<8), .remove) }
+                    world.expect(7, 0, by: world.cpus[2])
+                },
+            ]
+        } check: { world in
+            world.expect(7, 0, by: cpu)
+            world.expect(50, 3)
+            world.expect(100, 2, by: cpu)
+            world.expect(300, 1)
+            world.problems += world.machine.checkInvariants()
+            child!.removeCPU(cpu!)
+            child!.exit()
+        }
+    }
+
     @Test func hugetlbFaultsOnOnePageTakeOnePage() throws {
         try explore({ try World(.hugetlb(), pool: 1) }) { world in
             [
