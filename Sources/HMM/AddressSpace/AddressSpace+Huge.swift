@@ -45,8 +45,8 @@ extension AddressSpace {
         return .done
     }
 
-    /// Maps a huge page of a file's cache as one, where nothing is mapped and no table exists. Nil: there is none, or it
-    /// cannot be mapped so; take single pages.
+    /// Maps a huge page of a file's cache as one, where nothing is mapped and no table exists. Nil: there is none, or
+    /// it cannot be mapped so; take single pages.
     ///
     /// Kernel: mm/memory.c do_set_pmd, mm/filemap.c filemap_map_pmd (6.12).
     func hugeFileFault(_ fault: Fault, _ pmd: EntryPointer, _ file: FileMapping) -> FaultOutcome? {

@@ -4,8 +4,8 @@ import Synchronization
 // nothing mapped afterwards, and faults on the huge page.
 //
 // Kernel: mm/khugepaged.c hpage_collapse_scan_file, collapse_file, retract_page_tables (6.12).
-// Locks: the new folio and the old ones (all but the first only tried) > the file's map > PMD table > PTE table. No lock
-// of an address space is held; those of others are tried where their empty tables are taken away.
+// Locks: the new folio and the old ones (all only tried) > the file's map > PMD table > PTE table. No lock of an address
+// space is held; those of others are tried where their empty tables are taken away.
 // Differs from Linux: tables of another address space are only taken away when nobody uses them at the moment.
 
 extension FileMapping {
@@ -20,10 +20,14 @@ extension FileMapping {
         case .isSuitable: break
         }
         guard let head = frames.allocateFolio(order: Geometry.pmdOrder) else { return .outOfMemory }
+        if let failure = fetchSwapped(first) {
+            frames.put(head)
+            return failure
+        }
         let isFirst = frames.tryLockFolio(head)
         precondition(isFirst, "a new folio was locked")
         var old = ContiguousArray<FrameNumber>(repeating: .none, count: Self.hugePages)
-        var failure = fetchSwapped(first) ?? isolate(first, &old)
+        var failure = isolate(first, &old)
         if failure == nil {
             frames.setMapping(head, .file(id), index: UInt64(first))
             frames.setFlags(head, FrameFlags.upToDate | FrameFlags.onLRU | FrameFlags.dirty)
@@ -87,7 +91,8 @@ extension FileMapping {
                 return .busy
             }
             old[i] = frame
-            guard cache.content(first + i) == .frame(frame), frames.hasFlags(frame, FrameFlags.onLRU) else { return .busy }
+            let isSame = cache.content(first + i) == .frame(frame)
+            guard isSame, frames.hasFlags(frame, FrameFlags.onLRU) else { return .busy }
             guard !frames.hasFlags(frame, FrameFlags.poisoned) else { return .hopeless }
             // Ours and the cache's are left.
             guard machine.unmapForReclaim(frame), frames.refCount(frame) == 2 else { return .busy }
@@ -143,8 +148,8 @@ extension FileMapping {
 }
 
 extension AddressSpace {
-    /// Frees the table at `start` if it is empty and nobody walks it: no fault, because mmap lock and VMA are taken, and no
-    /// reverse map, because the file's is locked by the caller.
+    /// Frees the table at `start` if it is empty and nobody walks it: no fault, because mmap lock and VMA are taken, and
+    /// no reverse map, because the file's is locked by the caller.
     fileprivate func retractTable(_ vma: VMA, _ start: PageNumber) {
         guard mmapLock.tryLockWrite() else { return }
         defer { unlockForWriting() }
@@ -223,8 +228,8 @@ extension AddressSpace {
         return nil
     }
 
-    /// Unmaps the pages of a table that was checked, and answers the table, empty and unlinked. Reverse maps stand still
-    /// meanwhile: their walkers must not be in a table that is taken away.
+    /// Unmaps the pages of a table that was checked, and answers the table, empty and unlinked. Reverse maps stand
+    /// still meanwhile: their walkers must not be in a table that is taken away.
     private func takePieces(
         _ vma: VMA, _ pmd: EntryPointer, _ start: PageNumber, _ head: FrameNumber
     ) -> PageTableNumber {

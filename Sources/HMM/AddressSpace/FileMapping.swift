@@ -126,9 +126,9 @@ public final class FileMapping: @unchecked Sendable {
         }
     }
 
-    /// A page of a large folio, which is locked and referenced by the caller: the folio goes as a whole, or is split, and
-    /// its pages are looked at again. If somebody uses it, it stays, and the page is cleared. Answers whether that is all;
-    /// the lock and the reference are dropped.
+    /// A page of a large folio, which is locked and referenced by the caller: the folio goes as a whole, or is split,
+    /// and its pages are looked at again. If somebody uses it, it stays, and the page is cleared. Answers whether that
+    /// is all; the lock and the reference are dropped.
     ///
     /// Kernel: mm/truncate.c truncate_inode_partial_folio (6.12).
     private func removeLarge(_ head: FrameNumber, _ index: Int, _ frame: FrameNumber, of indices: Range<Int>) -> Bool {
