@@ -4,8 +4,8 @@ import Synchronization
 // nothing mapped afterwards, and faults on the huge page.
 //
 // Kernel: mm/khugepaged.c hpage_collapse_scan_file, collapse_file, retract_page_tables (6.12).
-// Locks: the new folio and the old ones (all only tried) > the file's map > PMD table > PTE table. No lock of an address
-// space is held; those of others are tried where their empty tables are taken away.
+// Locks: the new folio and the old ones (all only tried) > the file's map > PMD table > PTE table. No lock of an
+// address space is held; those of others are tried where their empty tables are taken away.
 // Differs from Linux: tables of another address space are only taken away when nobody uses them at the moment.
 
 extension FileMapping {
@@ -148,7 +148,7 @@ extension FileMapping {
 }
 
 extension AddressSpace {
-    /// Frees the table at `start` if it is empty and nobody walks it: no fault, because mmap lock and VMA are taken, and
+    /// Frees the table at `start` if it is empty and nobody walks it: no fault, since mmap lock and VMA are taken, and
     /// no reverse map, because the file's is locked by the caller.
     fileprivate func retractTable(_ vma: VMA, _ start: PageNumber) {
         guard mmapLock.tryLockWrite() else { return }
