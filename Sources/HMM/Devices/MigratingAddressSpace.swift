@@ -7,6 +7,12 @@ public protocol MigratingAddressSpace: DeviceAddressSpace {
         _ body: (borrowing Migration) throws(HMMError) -> Result
     ) throws(HMMError) -> Result
 
+    /// Migrates a range chunk by chunk, through as many mappings as it has (see `AddressSpace.migrate`). No lock is held.
+    func migrate(
+        _ pages: PageRange, _ request: MigrationRequest, copy: (borrowing Migration) -> Void,
+        map: (borrowing Migration) throws(HMMError) -> Void
+    ) throws(HMMError) -> MigrationSummary
+
     /// Brings the pages that are in `memory` back (see `AddressSpace.evict`). No lock is held.
     func evict(
         _ pages: PageRange, from memory: DeviceMemory, owner: NotifierOwner?,

@@ -1,26 +1,37 @@
 import Synchronization
 
 /// A device made of software that computes on the memory of one address space: it has a page table, a TLB that is shot
-/// down, and replayable faults.
+/// down, replayable faults, atomic accesses, and memory of its own if it was given some.
 ///
-/// Lock order: mmap > `driverLock` > the table's directories. Accesses hold no lock while they fault.
+/// The access that a fault was for is made before the fault's commit lets the driver lock go. So every fault is worth
+/// an access, however many others want the page: several devices and CPUs cannot keep each other from working.
+///
+/// Lock order: mmap > folios (of a grant or a migration) > `driverLock` > the table's directories. Accesses hold no lock
+/// while they fault.
 public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @unchecked Sendable {
     /// The 512 words of a page.
     public typealias Words = UnsafeMutablePointer<Atomic<UInt64>>
 
     // Immutable.
     public let owner: NotifierOwner
-    public let space: any DeviceAddressSpace
+    public let space: any MigratingAddressSpace
     public let policy: DeviceFaultPolicy
+    /// When it takes pages into its own memory without being told.
+    public let placement: PlacementPolicy
+    /// Its own memory.
+    public let memory: DeviceMemory?
+    let machine: Machine?
     private let window: FrameWindow
     public let tlb: DeviceTLB
     /// Invariant: INV-MT-4, INV-MT-5, by the notifier protocol.
     public let table: RadixMirror
     let driverLock = FairMutex(.driver)
-    /// Set once by `start`.
-    private var interval: IntervalNotifier!
+    /// Set once by `attach`.
+    private(set) var interval: IntervalNotifier!
     private var queue: FaultQueue!
     private let isAttached = Atomic<Bool>(false)
+    /// Migrations to this device that are under way. Guarded by `driverLock`.
+    var ownMigrations = OwnMigrations()
 
     /// Told what became of queued faults; set before the first is queued.
     public var resumed: (@Sendable (DeviceFaultRequest) -> Void)?
@@ -28,22 +39,34 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
 
     /// Attaches a device to the address space. Errors: EINVAL when that is gone.
     ///
-    /// - Parameter index: names the device as a party in invalidations; unique in the machine.
+    /// - Parameters:
+    ///   - index: names the device as a party in invalidations, and as an owner of memory; unique in the machine.
+    ///   - memory: of its own; without it the device computes on system memory only.
     public static func attach(
-        to space: any DeviceAddressSpace, index: Int, policy: DeviceFaultPolicy = .init(),
+        to space: any MigratingAddressSpace, index: Int, memory: SoftwareDeviceMemory? = nil,
+        placement: PlacementPolicy = .never, policy: DeviceFaultPolicy = .init(),
         mirror: MirrorConfiguration = .init(), coalescing: FaultCoalescing = .init()
     ) throws(HMMError) -> SoftwareDevice {
-        let device = SoftwareDevice(space, index: index, policy: policy, mirror: mirror)
+        let device = SoftwareDevice(
+            space, index: index, memory: memory, placement: placement, policy: policy, mirror: mirror)
         device.queue = FaultQueue(device, coalescing)
         device.interval = try space.notifiers.insert(device, over: PageNumber(0)..<Geometry.endPage)
         device.isAttached.store(true, ordering: .releasing)
+        device.offerMemory()
         return device
     }
 
     private init(
-        _ space: any DeviceAddressSpace, index: Int, policy: DeviceFaultPolicy, mirror: MirrorConfiguration
+        _ space: any MigratingAddressSpace, index: Int, memory: SoftwareDeviceMemory?, placement: PlacementPolicy,
+        policy: DeviceFaultPolicy, mirror: MirrorConfiguration
     ) {
         self.space = space
+        self.placement = placement
+        machine = memory?.machine
+        self.memory = memory.map {
+            DeviceMemory(
+                kind: $0.kind, owner: UInt32(index), limitBytes: $0.sizeBytes, frames: $0.machine.frames)
+        }
         owner = NotifierOwner(device: UInt32(index), mirror: 1)
         var policy = policy
         policy.owner = owner
@@ -62,17 +85,22 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
 
     deinit { precondition(!isAttached.load(ordering: .relaxed), "an attached device was dropped") }
 
-    /// Ends all mirroring. No access may be under way.
+    /// Ends all mirroring, and brings what is in the device's memory home. What somebody goes on holding there stays, as
+    /// readable as before. No access may be under way.
     public func detach() {
         let wasAttached = isAttached.exchange(false, ordering: .acquiringAndReleasing)
         precondition(wasAttached, "a device was detached twice")
         interval.remove()
         driverLock.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
+        withdrawMemory()
     }
 
     // MARK: Invalidation
 
     public func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {
+        // Filtered, or each attempt to make a page exclusive would void the sequence that it was begun with. The frame
+        // stays the same, so nothing that is mapped becomes wrong.
+        if range.event == .exclusive, range.owner == owner { return true }
         if range.isBlockable {
             driverLock.lock()
         } else if !driverLock.tryLock() {
@@ -80,6 +108,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         }
         defer { driverLock.unlock() }
         notifier.setSequence(sequence)
+        ownMigrations.note(range, own: owner)
         guard let pages = range.pages.intersection(notifier.pages) else { return true }
         return table.invalidate(pages, keeping: .forEvent(range, owner: owner), isBlockable: range.isBlockable)
     }
@@ -87,46 +116,71 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     // MARK: Faults
 
     /// Makes the pages available for an access, all of them asked for alike. Answers the number of rounds.
+    ///
+    /// Atomic accesses are made ready one by one, by `withPage`: this faults in what they need.
     public func fault(_ pages: PageRange, _ access: AccessKind) throws(HMMError) -> Int {
-        try refuseAtomics(access)
-        var range = HMMRange(interval, pages)
-        range.defaultRequest = HMMPageRequest(for: access)
-        return try space.deviceFault(&range, policy: policy) { (range: borrowing HMMRange) throws(HMMError) -> Bool in
-            try commit(range)
-        }
+        try placeAtFault(pages, access)
+        return try fault(pages, access, then: {})
     }
 
-    /// Atomic accesses need pages of the device's own, or exclusive ones, and this device takes neither.
-    private func refuseAtomics(_ access: AccessKind) throws(HMMError) {
-        guard access < .atomic else { throw HMMError(.notSupported, "the device makes no atomic accesses") }
+    /// Calls `use` with the driver lock held, when the mirror has the pages.
+    func fault(_ pages: PageRange, _ access: AccessKind, then use: () -> Void) throws(HMMError) -> Int {
+        var range = HMMRange(interval, pages)
+        range.defaultRequest = HMMPageRequest(for: access)
+        range.ownMemory = memory
+        return try space.deviceFault(&range, policy: policy) { (range: borrowing HMMRange) throws(HMMError) -> Bool in
+            try commit(range, then: use)
+        }
     }
 
     /// Writes what a range fault found into the mirror, if it is still so.
-    private func commit(_ range: borrowing HMMRange) throws(HMMError) -> Bool {
+    func commit(_ range: borrowing HMMRange, then use: () -> Void = {}) throws(HMMError) -> Bool {
         var runs: [MirrorRun] = []
-        range.forEachValidRun { run in
-            runs.append(
-                MirrorRun(
-                    pages: run.pages, firstFrame: run.firstFrame, isWritable: run.isWritable, order: run.order))
-        }
+        range.forEachValidRun { run in appendRuns(run, to: &runs) }
         driverLock.lock()
         defer { driverLock.unlock() }
         guard !range.mustRetry() else { return false }
         try table.commit(runs)
+        use()
         return true
     }
 
     // MARK: Accesses
 
     /// Runs `body` on the words of the page through the device's translation, faulting until there is one with the
-    /// right. `body` must not wait, nor access other pages.
+    /// right. `body` must not wait, nor access other pages; it may run while the driver lock is held.
+    ///
+    /// For atomic accesses the page is in the device's own memory, or exclusive to it: no CPU and no other device reaches
+    /// it until `body` returns. (A CPU reaches coherent memory; there the words are atomic for both.)
     public func withPage<Result>(
         _ page: PageNumber, for access: AccessKind, _ body: (Words) -> Result
     ) throws(HMMError) -> Result {
+        var rounds = 0
         while true {
-            let result = tlb.access(page, access, through: table) { entry in body(window.words(of: entry.frame)) }
+            if let result = use(page, access, body) { return result }
+            rounds += 1
+            if rounds <= Self.placementRounds { try placeAtFault(page..<page.advanced(by: 1), access) }
+            var result: Result?
+            if access == .atomic {
+                result = try useExclusively(page, isFirstTry: rounds == 1, body)
+            } else {
+                _ = try fault(page..<page.advanced(by: 1), access, then: { result = use(page, access, body) })
+            }
             if let result { return result }
-            _ = try fault(page..<page.advanced(by: 1), access)
+            // In the device's memory, and shared with a child: the copy is made in system memory.
+            if access > .read, isOwnAndReadOnly(page) { try evict(page..<page.advanced(by: 1)) }
+            policy.pause(after: rounds)
+        }
+    }
+
+    /// Rounds of one access in which pages are moved for it.
+    private static let placementRounds = 3
+
+    /// The access through the translation that there is; nil if it does not suffice.
+    func use<Result>(_ page: PageNumber, _ access: AccessKind, _ body: (Words) -> Result) -> Result? {
+        tlb.access(page, access, through: table) { entry in
+            if entry.location == .ownDevice { memory?.noteUse(of: entry.frame) }
+            return body(window.words(of: entry.frame))
         }
     }
 
@@ -141,7 +195,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         try withPage(PageNumber(containing: address), for: .write) { $0[word].store(value, ordering: .relaxed) }
     }
 
-    private static func wordIndex(_ address: VirtualAddress) -> Int {
+    static func wordIndex(_ address: VirtualAddress) -> Int {
         precondition(address.raw & 7 == 0, "a word lies at a multiple of 8")
         return Int(address.raw & 0xfff) >> 3
     }
@@ -170,8 +224,20 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     public func fault(
         _ block: PageRange, _ requests: [(page: PageNumber, access: AccessKind)]
     ) throws(HMMError) {
-        for request in requests { try refuseAtomics(request.access) }
+        let plain = requests.filter { $0.access < .atomic }
+        if !plain.isEmpty { try faultPlainly(block, plain) }
+        for request in requests where request.access == .atomic { try withPage(request.page, for: .atomic) { _ in } }
+    }
+
+    private func faultPlainly(
+        _ block: PageRange, _ requests: [(page: PageNumber, access: AccessKind)]
+    ) throws(HMMError) {
+        if case .onFault = placement, let mapping = mapping(containing: requests[0].page) {
+            let strongest = requests.map(\.access).max() ?? .read
+            if let pages = block.intersection(mapping.pages) { try placeAtFault(pages, strongest) }
+        }
         var range = HMMRange(interval, block)
+        range.ownMemory = memory
         range.requestMask = [.fault, .write]
         range.isPrecise = true
         _ = try space.deviceFault(

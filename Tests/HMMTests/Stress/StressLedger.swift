@@ -15,6 +15,8 @@ final class StressLedger: @unchecked Sendable {
     // SAFETY: the arrays are immutable, their elements atomic.
     private let started: UnsafeMutablePointer<Atomic<UInt64>>
     private let completed: UnsafeMutablePointer<Atomic<UInt64>>
+    /// What was added to the common counter of each page.
+    private let totals: UnsafeMutablePointer<Atomic<UInt64>>
     let pages: Int
     let actors: Int
 
@@ -23,6 +25,8 @@ final class StressLedger: @unchecked Sendable {
         self.actors = actors
         started = .allocate(capacity: pages * actors)
         completed = .allocate(capacity: pages * actors)
+        totals = .allocate(capacity: pages)
+        for i in 0..<pages { (totals + i).initialize(to: Atomic(0)) }
         for i in 0..<pages * actors {
             (started + i).initialize(to: Atomic(0))
             (completed + i).initialize(to: Atomic(0))
@@ -32,6 +36,7 @@ final class StressLedger: @unchecked Sendable {
     deinit {
         started.deallocate()
         completed.deallocate()
+        totals.deallocate()
     }
 
     private func index(_ page: Int, _ actor: Int) -> Int { page * actors + actor }
@@ -47,6 +52,10 @@ final class StressLedger: @unchecked Sendable {
     func end(_ page: Int, _ actor: Int, _ value: UInt64) {
         completed[index(page, actor)].store(value, ordering: .sequentiallyConsistent)
     }
+
+    func add(_ amount: UInt64, _ page: Int) { totals[page].wrappingAdd(amount, ordering: .relaxed) }
+    /// Once all actors are done.
+    func total(_ page: Int) -> UInt64 { totals[page].load(ordering: .relaxed) }
 
     func low(_ page: Int, _ actor: Int) -> UInt64 {
         completed[index(page, actor)].load(ordering: .sequentiallyConsistent)
