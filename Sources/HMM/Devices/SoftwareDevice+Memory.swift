@@ -27,8 +27,8 @@ public enum PlacementPolicy: Sendable {
 
 /// The device's own migrations under way, and what others did to their pages meanwhile.
 ///
-/// This driver does not skip the events of its own migrations: its entries go and its sequence moves, so its faults need
-/// no other order. What is left is the mapping of moved pages before their locks are released. Somebody may have
+/// This driver does not skip the events of its own migrations: its entries go and its sequence moves, so its faults
+/// need no other order. What is left is the mapping of moved pages before their locks are released. Somebody may have
 /// dropped a migration entry meanwhile (`MADV_DONTNEED` holds the mmap lock for reading, as we do): the moved frame is
 /// freed at the end then, and must not be mapped. Such an event overlaps the migration and is noted here.
 ///
@@ -89,8 +89,8 @@ extension SoftwareDevice: DevicePrivateFaultHandler {
     /// - Parameters:
     ///   - others: devices from whose memory pages are taken directly.
     ///   - access: what is missing, or not fit for such an access, is faulted in first; nil: it stays as it is.
-    /// - Throws: `.notSupported` for a device without memory; with `access` the errors of a fault, what was moved before
-    ///   stays moved.
+    /// - Throws: `.notSupported` for a device without memory; with `access` the errors of a fault; what was moved
+    ///   before stays moved.
     @discardableResult
     public func prefetch(
         _ pages: PageRange, from others: [SoftwareDevice] = [], faulting access: AccessKind? = nil

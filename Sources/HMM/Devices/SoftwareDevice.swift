@@ -6,8 +6,8 @@ import Synchronization
 /// The access that a fault was for is made before the fault's commit lets the driver lock go. So every fault is worth
 /// an access, however many others want the page: several devices and CPUs cannot keep each other from working.
 ///
-/// Lock order: mmap > folios (of a grant or a migration) > `driverLock` > the table's directories. Accesses hold no lock
-/// while they fault.
+/// Lock order: mmap > folios (of a grant or a migration) > `driverLock` > the table's directories. Accesses hold no
+/// lock while they fault.
 public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @unchecked Sendable {
     /// The 512 words of a page.
     public typealias Words = UnsafeMutablePointer<Atomic<UInt64>>
@@ -85,8 +85,8 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
 
     deinit { precondition(!isAttached.load(ordering: .relaxed), "an attached device was dropped") }
 
-    /// Ends all mirroring, and brings what is in the device's memory home. What somebody goes on holding there stays, as
-    /// readable as before. No access may be under way.
+    /// Ends all mirroring, and brings what is in the device's memory home. What somebody goes on holding there stays,
+    /// as readable as before. No access may be under way.
     public func detach() {
         let wasAttached = isAttached.exchange(false, ordering: .acquiringAndReleasing)
         precondition(wasAttached, "a device was detached twice")
@@ -150,8 +150,8 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     /// Runs `body` on the words of the page through the device's translation, faulting until there is one with the
     /// right. `body` must not wait, nor access other pages; it may run while the driver lock is held.
     ///
-    /// For atomic accesses the page is in the device's own memory, or exclusive to it: no CPU and no other device reaches
-    /// it until `body` returns. (A CPU reaches coherent memory; there the words are atomic for both.)
+    /// For atomic accesses the page is in the device's own memory, or exclusive to it: no CPU and no other device
+    /// reaches it until `body` returns. (A CPU reaches coherent memory; there the words are atomic for both.)
     public func withPage<Result>(
         _ page: PageNumber, for access: AccessKind, _ body: (Words) -> Result
     ) throws(HMMError) -> Result {

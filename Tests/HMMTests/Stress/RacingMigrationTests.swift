@@ -3,8 +3,8 @@ import Testing
 
 @testable import HMM
 
-/// Aim: devices and CPUs that all want the same pages get on. Each of them does a bounded number of accesses; a livelock
-/// shows as a test that does not end.
+/// Aim: devices and CPUs that all want the same pages get on. Each of them does a bounded number of accesses; a
+/// livelock shows as a test that does not end.
 @Suite("Racing migrations", .serialized)
 struct RacingMigrationTests {
     static let base = PageNumber(0x40_0000)
@@ -14,7 +14,9 @@ struct RacingMigrationTests {
         let devices: [SoftwareDevice]
         let pages: PageRange
 
-        init(pageCount: Int, kinds: [DeviceMemoryKind], profile: KernelProfile, residenceNanoseconds: UInt64 = 0) throws {
+        init(
+            pageCount: Int, kinds: [DeviceMemoryKind], profile: KernelProfile, residenceNanoseconds: UInt64 = 0
+        ) throws {
             var configuration = MachineConfiguration()
             configuration.systemMemoryBytes = 32 << 20
             configuration.profile = profile
