@@ -8,7 +8,6 @@ import Synchronization
 extension SoftwareDevice {
     /// Adds to the word at `address`, which is a multiple of 8, atomically for every CPU and every device. Answers the
     /// old value; the sum wraps around.
-    @discardableResult
     public func atomicAdd(_ value: UInt64, at address: VirtualAddress) throws(HMMError) -> UInt64 {
         let word = Self.wordIndex(address)
         return try withPage(PageNumber(containing: address), for: .atomic) {
@@ -17,7 +16,6 @@ extension SoftwareDevice {
     }
 
     /// Stores `desired` in the word if it holds `expected`. Answers the old value: it was stored if that is `expected`.
-    @discardableResult
     public func atomicCompareExchange(
         _ expected: UInt64, _ desired: UInt64, at address: VirtualAddress
     ) throws(HMMError) -> UInt64 {
@@ -69,7 +67,7 @@ extension SoftwareDevice {
         var policy = policy
         policy.residenceNanoseconds = 0
         var isOwn = false
-        try space.deviceFault(&range, policy: policy) { (range: borrowing HMMRange) throws(HMMError) -> Bool in
+        _ = try space.deviceFault(&range, policy: policy) { (range: borrowing HMMRange) throws(HMMError) -> Bool in
             isOwn = range[0].isValid && memory.contains(range[0].frame)
             return isOwn ? try commit(range, then: access) : !range.mustRetry()
         }

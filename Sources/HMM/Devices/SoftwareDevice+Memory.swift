@@ -91,7 +91,6 @@ extension SoftwareDevice: DevicePrivateFaultHandler {
     ///   - access: what is missing, or not fit for such an access, is faulted in first; nil: it stays as it is.
     /// - Throws: `.notSupported` for a device without memory; with `access` the errors of a fault; what was moved
     ///   before stays moved.
-    @discardableResult
     public func prefetch(
         _ pages: PageRange, from others: [SoftwareDevice] = [], faulting access: AccessKind? = nil
     ) throws(HMMError) -> MigrationSummary {
@@ -115,17 +114,18 @@ extension SoftwareDevice: DevicePrivateFaultHandler {
     }
 
     /// Moves those of the pages that are in the device's memory back to system memory.
-    @discardableResult
     public func evict(_ pages: PageRange) throws(HMMError) -> MigrationSummary {
         guard let memory else { throw HMMError(.notSupported, "the device has no memory of its own") }
-        // The MIGRATE event takes the entries out of the mirror.
-        return try space.evict(pages, from: memory, owner: owner) { _ throws(HMMError) in }
+        // The MIGRATE event takes the entries out of the mirror. It has no owner: migrations to this device that run at
+        // the same time have to take note of it, as of anybody's.
+        return try space.evict(pages, from: memory, owner: nil) { _ throws(HMMError) in }
     }
 
     /// A CPU touched a page of the device-private memory.
     public func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError) {
         guard let memory else { return }
-        try space.bringHome(page, frame, from: memory, owner: owner)
+        // Without an owner, as `evict`.
+        try space.bringHome(page, frame, from: memory)
     }
 
     /// Moves pages at a fault, if the policy says so. What cannot move stays, and the fault goes on without.
@@ -138,7 +138,7 @@ extension SoftwareDevice: DevicePrivateFaultHandler {
             guard access == .atomic, activity.suggestion(for: pages.lowerBound) == .migrate else { return }
         }
         do throws(HMMError) {
-            try prefetch(pages, faulting: access)
+            _ = try prefetch(pages, faulting: access)
         } catch {
             if error.code == .inconsistent { throw error }
         }

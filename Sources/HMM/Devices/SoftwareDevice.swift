@@ -168,7 +168,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
             }
             if let result { return result }
             // In the device's memory, and shared with a child: the copy is made in system memory.
-            if access > .read, isOwnAndReadOnly(page) { try evict(page..<page.advanced(by: 1)) }
+            if access > .read, isOwnAndReadOnly(page) { _ = try evict(page..<page.advanced(by: 1)) }
             policy.pause(after: rounds)
         }
     }

@@ -95,12 +95,12 @@ struct SoftwareDeviceMemoryTests {
         #expect(try device.atomicCompareExchange(42, 8, at: address(0)) == 7)
         #expect(try cpu.load(address(0)) == 7)
         #expect(device.table.lookup(Self.base) == nil, "the CPU took it back")
-        try device.prefetch(pages(0..<1))
+        _ = try device.prefetch(pages(0..<1))
         #expect(try device.atomicAdd(1, at: address(0)) == 7)
         #expect(space.leaf(Self.base)?.0.softLeaf?.kind == .devicePrivate, "it did not leave for that")
         #expect(try cpu.fetchAdd(1, at: address(0)) == 8)
-        #expect(throws: HMMError(.notSupported)) { try device.atomicAdd(1, at: address(8)) }
-        #expect(throws: HMMError(.badAddress)) { try device.atomicAdd(1, at: address(6)) }
+        #expect(throws: HMMError(.notSupported)) { _ = try device.atomicAdd(1, at: address(8)) }
+        #expect(throws: HMMError(.badAddress)) { _ = try device.atomicAdd(1, at: address(6)) }
         finish(space, [device])
     }
 
@@ -113,7 +113,7 @@ struct SoftwareDeviceMemoryTests {
         try device.store(1, at: address(1))
         let child = try space.fork()
         try device.store(2, at: address(0))
-        try device.atomicAdd(2, at: address(1))
+        _ = try device.atomicAdd(2, at: address(1))
         let cpu = child.makeCPU()
         #expect(try cpu.load(address(0)) == 1)
         #expect(try cpu.load(address(1)) == 1)
@@ -133,11 +133,11 @@ struct SoftwareDeviceMemoryTests {
         let device = try attach(space, .private, placement: .whenContended(activity))
         let cpu = space.makeCPU()
         for _ in 0..<2 {
-            try device.atomicAdd(1, at: address(0))
+            _ = try device.atomicAdd(1, at: address(0))
             #expect(space.leaf(Self.base)?.0.softLeaf?.kind == .deviceExclusive)
             _ = try cpu.fetchAdd(1, at: address(0))
         }
-        try device.atomicAdd(1, at: address(0))
+        _ = try device.atomicAdd(1, at: address(0))
         #expect(space.leaf(Self.base)?.0.softLeaf?.kind == .devicePrivate)
         #expect(try cpu.load(address(0)) == 5)
         finish(space, [device])

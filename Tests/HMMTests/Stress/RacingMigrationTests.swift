@@ -61,7 +61,7 @@ struct RacingMigrationTests {
                 for page in setup.pages {
                     do {
                         if index < 2 {
-                            try setup.devices[index].atomicAdd(1, at: page.address)
+                            _ = try setup.devices[index].atomicAdd(1, at: page.address)
                         } else {
                             _ = try cpu.fetchAdd(1, at: page.address)
                         }
@@ -99,7 +99,7 @@ struct RacingMigrationTests {
         let cpus = (0..<2).map { _ in setup.space.makeCPU() }
         let address = Self.base.address
         var bodies: [() -> Void] = setup.devices.map { device in
-            { for _ in 0..<4 { try! device.atomicAdd(1, at: address) } }
+            { for _ in 0..<4 { _ = try! device.atomicAdd(1, at: address) } }
         }
         for cpu in cpus { bodies.append { for _ in 0..<4 { _ = try! cpu.fetchAdd(1, at: address) } } }
         let outcome = RoundRobinScheduler.run(seed: seed, bodies)

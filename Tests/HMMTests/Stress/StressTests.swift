@@ -253,11 +253,11 @@ final class StressRun: @unchecked Sendable {
         let part = region.part(&random)
         do throws(HMMError) {
             switch random.below(6) {
-            case 0: try device.prefetch(part)
-            case 1: try device.prefetch(part, from: devices.filter { $0 !== device })
-            case 2: try device.prefetch(part, faulting: random.below(2) == 0 ? .read : .write)
-            case 3: try device.evict(part)
-            default: try device.fault(part, random.below(2) == 0 ? .read : .write)
+            case 0: _ = try device.prefetch(part)
+            case 1: _ = try device.prefetch(part, from: devices.filter { $0 !== device })
+            case 2: _ = try device.prefetch(part, faulting: random.below(2) == 0 ? .read : .write)
+            case 3: _ = try device.evict(part)
+            default: _ = try device.fault(part, random.below(2) == 0 ? .read : .write)
             }
         } catch {
             if error.code == .inconsistent { fail("device \(actor) missed an invalidation: \(error)") }
