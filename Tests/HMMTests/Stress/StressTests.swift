@@ -53,7 +53,7 @@ final class StressRun: @unchecked Sendable {
         space = try machine.makeAddressSpace()
         let kinds: [(String, Int, Bool, @Sendable () -> MappingKind)] = [
             ("anonymous", 64, false, { .anonymous() }),
-            ("shared", 48, false, { .sharedAnonymous }),
+            ("shared", 1024, false, { .sharedAnonymous }),
             ("huge", 1024, false, { .anonymous(huge: true) }),
             ("moving", 24, false, { .anonymous() }),
             ("discarded", 32, true, { .anonymous() }),
@@ -186,7 +186,7 @@ final class StressRun: @unchecked Sendable {
         case 6: pin(region, &random)
         case 7: discard(regions[4], &random)
         case 8: replace(regions[5])
-        default: random.below(2) == 0 ? move(regions[3]) : collapse(regions[2])
+        default: random.below(2) == 0 ? move(regions[3]) : collapse(regions[1 + random.below(2)])
         }
     }
 
