@@ -40,6 +40,8 @@ public final class DeviceMemory: @unchecked Sendable {
         let allocator: FrameAllocator
         /// Hands out nothing any more; waits for its used frames to go.
         var isRetired = false
+
+        func contains(_ frame: FrameNumber) -> Bool { frame >= first && frame - first < count }
     }
     // Guarded by `lock`.
     private var chunks: [Chunk] = []
@@ -123,11 +125,14 @@ public final class DeviceMemory: @unchecked Sendable {
     func singlesFreed(_ heads: UnsafePointer<FrameNumber>, count: Int) {
         if let freed { for i in 0..<count { freed(heads[i]) } }
         lock.lock()
-        var chunk = chunkIndex(of: heads[0])
-        for i in 0..<count {
-            useOrder.remove(heads[i])
-            if !isIn(chunk, heads[i]) { chunk = chunkIndex(of: heads[i]) }
-            chunks[chunk].allocator.free(heads[i], order: 0)
+        useOrder.remove(heads, count: count)
+        var first = 0
+        while first < count {
+            let chunk = chunks[chunkIndex(of: heads[first])]
+            var end = first + 1
+            while end < count, chunk.contains(heads[end]) { end += 1 }
+            chunk.allocator.free(heads + first, count: end - first)
+            first = end
         }
         releases += UInt64(count)
         lock.unlock()
@@ -223,16 +228,12 @@ public final class DeviceMemory: @unchecked Sendable {
                 taken += chunk.allocator.allocate(count - taken, into: heads + taken)
             }
         } while taken < count && grow()
-        for i in 0..<taken { useOrder.append(heads[i]) }
+        useOrder.append(heads, count: taken)
         allocations += UInt64(taken)
         return taken
     }
 
-    private func isIn(_ index: Int, _ frame: FrameNumber) -> Bool {
-        frame >= chunks[index].first && frame - chunks[index].first < chunks[index].count
-    }
-
-    private func chunkIndex(of frame: FrameNumber) -> Int { chunks.indices.first { isIn($0, frame) }! }
+    private func chunkIndex(of frame: FrameNumber) -> Int { chunks.firstIndex { $0.contains(frame) }! }
 
     /// Adds a chunk. False when the device has its limit.
     private func grow() -> Bool {

@@ -170,9 +170,12 @@ extension FrameTable {
     private func resetRecords(_ head: FrameNumber, order: Int) {
         for i in 0..<(1 << order) {
             let record = record(head + i)
-            record.pointee.flags.bitwiseAnd(FrameFlags.poisoned, ordering: .relaxed)
+            // Nobody has a reference, so nobody else changes these: plain loads and stores.
+            let flags = record.pointee.flags.load(ordering: .relaxed)
+            record.pointee.flags.store(flags & FrameFlags.poisoned, ordering: .relaxed)
             record.pointee.geometry.store(0, ordering: .relaxed)
-            record.pointee.generation.add(1, ordering: .relaxed)
+            let generation = record.pointee.generation.load(ordering: .relaxed)
+            record.pointee.generation.store(generation &+ 1, ordering: .releasing)
             record.pointee.swapSlot.store(0, ordering: .relaxed)
         }
         record(head).pointee.mapping.store(0, ordering: .relaxed)

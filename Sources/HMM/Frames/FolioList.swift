@@ -14,6 +14,10 @@ struct FolioList {
 
     var first: FrameNumber? { head == 0 ? nil : FrameNumber(head) }
 
+    mutating func append(_ frames: UnsafePointer<FrameNumber>, count: Int) {
+        for i in 0..<count { append(frames[i]) }
+    }
+
     mutating func append(_ frame: FrameNumber) {
         let record = records + Int(frame.raw)
         record.pointee.freeOrder = Self.mark
@@ -22,6 +26,11 @@ struct FolioList {
         if tail != 0 { records[Int(tail)].next = frame.raw } else { head = frame.raw }
         tail = frame.raw
         count += 1
+    }
+
+    /// Takes folios out, as far as they are in the list.
+    mutating func remove(_ frames: UnsafePointer<FrameNumber>, count: Int) {
+        for i in 0..<count { remove(frames[i]) }
     }
 
     /// Takes the folio out, if it is in the list.

@@ -16,8 +16,8 @@ final class FrameAllocator: @unchecked Sendable {
     private let end: UInt32
     /// Frames from here on were never handed out.
     private var untouched: UInt32
-    /// Head of the free list of each order, 0 when empty.
-    private var heads: [UInt32]
+    /// Head of the free list of each order, 0 when empty. Guarded by `lock`.
+    private let heads: UnsafeMutablePointer<UInt32>
     /// The byte of frame 0, to give the bytes of free blocks back to the host.
     private let bytes: UnsafeMutableRawPointer
     /// Free blocks of 2 MiB whose bytes the host still backs, at most `keptBlocks`.
@@ -45,7 +45,8 @@ final class FrameAllocator: @unchecked Sendable {
         self.first = UInt32(first)
         end = UInt32(first + count)
         untouched = UInt32(first)
-        heads = Array(repeating: 0, count: Geometry.pmdOrder + 1)
+        heads = .allocate(capacity: Geometry.pmdOrder + 1)
+        heads.initialize(repeating: 0, count: Geometry.pmdOrder + 1)
         self.isShared = isShared
         stripeCount = isShared ? ThreadStripe.count : 1
         stripes = .allocate(capacity: stripeCount)
@@ -53,6 +54,7 @@ final class FrameAllocator: @unchecked Sendable {
     }
 
     deinit {
+        heads.deallocate()
         stripes.deinitialize(count: stripeCount)
         stripes.deallocate()
     }
@@ -151,8 +153,7 @@ final class FrameAllocator: @unchecked Sendable {
             let count = stripe.pointee.takeOldest(into: old.baseAddress!)
             guard count > 0 else { return false }
             lockLists()
-            for i in 0..<count { putBlock(old[i].raw, order: 0) }
-            taken -= count
+            putSingles(UnsafeMutableBufferPointer(rebasing: old[0..<count]))
             transfers += 1
             unlockLists()
             return true
@@ -221,6 +222,31 @@ final class FrameAllocator: @unchecked Sendable {
         }
         taken += got
         return got
+    }
+
+    /// Puts single frames on the lists, neighbours as the blocks that they make.
+    private func putSingles(_ singles: UnsafeMutableBufferPointer<FrameNumber>) {
+        // Frames that were freed in the order of their numbers lie in a stripe the other way round.
+        var frames = singles
+        if frames[0] > frames[frames.count - 1] { frames.reverse() }
+        var i = 0
+        while i < frames.count {
+            let frame = frames[i].raw
+            var order = min(Geometry.pmdOrder, frame.trailingZeroBitCount)
+            while !isRun(frames, from: i, order: order) { order -= 1 }
+            putBlock(frame, order: order)
+            i += 1 << order
+        }
+        taken -= frames.count
+    }
+
+    /// Whether the frames from `index` on are 2^`order` neighbours.
+    private func isRun(_ frames: UnsafeMutableBufferPointer<FrameNumber>, from index: Int, order: Int) -> Bool {
+        let last = index + 1 << order - 1
+        // Frames are different from each other, but in any order.
+        guard last < frames.count, frames[last] == frames[index] + (1 << order - 1) else { return false }
+        for i in index..<last where frames[i + 1] != frames[i] + 1 { return false }
+        return true
     }
 
     private func handOut(_ block: UInt32, _ count: Int) -> FrameNumber {

@@ -94,10 +94,10 @@ public final class FrameTable: @unchecked Sendable {
         (bytes + Int(frame.raw) << 12).assumingMemoryBound(to: Atomic<UInt64>.self)
     }
 
-    /// Copies one page between frames that nobody writes meanwhile.
+    /// Copies pages between neighbouring frames that nobody writes meanwhile.
     @inline(__always)
     package func copy(_ source: FrameNumber, to destination: FrameNumber, count: Int = 1) {
-        for i in 0..<count { copyPage(from: bytes(of: source + i), to: bytes(of: destination + i)) }
+        copyPages(from: bytes(of: source), to: bytes(of: destination), count: count)
     }
 
     /// Whether every byte of the page is zero. Nobody may write meanwhile.

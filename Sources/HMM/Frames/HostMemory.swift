@@ -48,10 +48,10 @@ package struct HostMemory: ~Copyable, @unchecked Sendable {
     }
 }
 
-/// Copies the bytes of one page. Neither side may be written meanwhile.
+/// Copies the bytes of `count` pages. Neither side may be written meanwhile.
 @inline(__always)
-package func copyPage(from source: UnsafeRawPointer, to destination: UnsafeMutableRawPointer) {
-    memcpy(destination, source, Geometry.pageSizeBytes)
+package func copyPages(from source: UnsafeRawPointer, to destination: UnsafeMutableRawPointer, count: Int = 1) {
+    memcpy(destination, source, count * Geometry.pageSizeBytes)
 }
 
 /// Clears `count` pages. Nobody else may know them yet.

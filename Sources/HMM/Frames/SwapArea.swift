@@ -136,10 +136,10 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     func write(_ slot: SwapSlot, from source: UnsafeRawPointer) {
-        copyPage(from: source, to: arena.base + Int(slot.raw) << 12)
+        copyPages(from: source, to: arena.base + Int(slot.raw) << 12)
     }
 
     func read(_ slot: SwapSlot, into destination: UnsafeMutableRawPointer) {
-        copyPage(from: arena.base + Int(slot.raw) << 12, to: destination)
+        copyPages(from: arena.base + Int(slot.raw) << 12, to: destination)
     }
 }

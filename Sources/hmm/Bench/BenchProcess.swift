@@ -9,8 +9,9 @@ struct BenchProcess {
     static let base = PageNumber(1 << 24)
 
     /// - Parameter pages: the most system memory that the row touches.
-    init(pages: Int) throws {
+    init(pages: Int, profile: KernelProfile = .linux6_12) throws {
         var configuration = MachineConfiguration()
+        configuration.profile = profile
         configuration.systemMemoryBytes = max(64 << 20, pages * Geometry.pageSizeBytes + (16 << 20))
         machine = try Machine(configuration)
         space = try machine.makeAddressSpace()
