@@ -46,7 +46,7 @@ extension Benchmarks {
                         try expect(moved == 2 * count, "\(moved) moves of \(2 * count)")
                         try expect(mirrored.mappedPages == count, "a page was not mirrored on the device")
                         let units = huge ? count >> Geometry.pmdOrder : 0
-                        try expect(mirrored.hugeEntries == units, "\(mirrored.hugeEntries) of \(units) units moved whole")
+                        try expect(mirrored.hugeEntries == units, "a unit of 2 MiB did not move whole")
                         try expect(driver.contents(pages).pages == 0, "the mirror kept an entry of the device")
                         let sum = try process.sum(pages)
                         try expect(sum == BenchProcess.writtenSum(pages), "a page lost what was written")
