@@ -60,32 +60,9 @@ private struct MigrationRestore {
 // MARK: Installing
 
 extension AddressSpace {
-    /// The migration entry that takes the place of `old`, or nil when `old` must be put back, because its page may be
-    /// pinned. `old` names a counted page, by a present, device-private or device-exclusive entry; it was cleared and
-    /// flushed just before, so that no new pin can come by it. The table is locked.
-    ///
-    /// What the entry knew goes on: dirty to the folio too; young and dirty of a present entry, soft-dirty and uffd-wp
-    /// of any. The exclusive mark of an anonymous page moves from the page into the entry.
+    /// As `FrameTable.migrationEntry`, for an entry of a mapping.
     func migrationEntry(replacing old: PageTableEntry, in vma: VMA) -> PageTableEntry? {
-        let frame = old.frame
-        let isHuge = old.raw & PageTableEntry.leafBit != 0
-        let isExclusive = frames.isAnonExclusive(frame)
-        if isExclusive, !frames.tryShareExclusive(frame) { return nil }
-        var carried = old.trackingBits
-        var isWritable = old.isWritable
-        if old.isPresent {
-            carried |= old.raw & (PageTableEntry.youngBit | PageTableEntry.dirtyBit)
-            if old.isDirty { markDirty(frame) }
-        } else if let leaf = old.softLeaf, leaf.kind == .devicePrivate {
-            isWritable = leaf.isWriteKind
-        } else {
-            // The device had the right to write that the mapping gives, and may have used it.
-            isWritable = isExclusive && vma.isWritable && !old.isUffdWP
-            carried |= PageTableEntry.dirtyBit
-            markDirty(frame)
-        }
-        let right: SoftLeaf.MigrationRight = isWritable ? .write : isExclusive ? .readExclusive : .read
-        return SoftLeaf.migration(frame, right, carrying: carried, huge: isHuge).entry
+        frames.migrationEntry(replacing: old, isMappingWritable: vma.isWritable)
     }
 
     fileprivate func installMigrationEntries(
@@ -244,7 +221,7 @@ extension AddressSpace {
             }
             frames.get(frame)
             frames.addMapping(frame)
-            tables.set(pte, restoredEntry(vma, leaf, frame))
+            tables.set(pte, frames.restoredEntry(leaf, frame, vma.flags))
         }
         return true
     }
@@ -258,23 +235,6 @@ extension AddressSpace {
         else { return nil }
         let entry = PageTableEntry.zeroPage.tracking(leaf.entry.trackingBits)
         return vma.flags.isDisjoint(with: .access) ? entry.protNone() : entry
-    }
-
-    /// The entry that a migration entry becomes, and the page's exclusive mark with it.
-    func restoredEntry(_ vma: VMA, _ leaf: SoftLeaf, _ frame: FrameNumber) -> PageTableEntry {
-        let head = frames.head(of: frame)
-        if leaf.isWriteKind || leaf.isReadExclusive, frames.mapping(ofHead: head).isAnonymous {
-            frames.setFlags(frame, FrameFlags.anonExclusive)
-        }
-        if frames.isDevicePrivate(frame) {
-            return SoftLeaf.devicePrivate(
-                frame, write: leaf.isWriteKind, tracking: leaf.entry.trackingBits, huge: leaf.isHuge
-            ).entry
-        }
-        var entry = PageTableEntry.present(frame).tracking(leaf.entry.trackingBits).leaf(leaf.isHuge)
-        entry = entry.young(leaf.entry.isYoung).writable(leaf.isWriteKind)
-        entry = entry.dirty(leaf.entry.isDirty && frames.hasFlags(head, FrameFlags.dirty))
-        return vma.flags.isDisjoint(with: .access) ? entry.writable(false).protNone() : entry
     }
 
     /// False when the leaf has to be looked at again, as single entries.
@@ -292,7 +252,65 @@ extension AddressSpace {
         }
         frames.get(restore.new)
         frames.addEntireMapping(restore.new)
-        tables.set(pmd, restoredEntry(vma, leaf, restore.new))
+        tables.set(pmd, frames.restoredEntry(leaf, restore.new, vma.flags))
         return true
+    }
+}
+
+// MARK: One entry
+
+extension FrameTable {
+    /// The migration entry that takes the place of `old`, or nil when `old` must be put back, because its page may be
+    /// pinned. `old` names a counted page, by a present, device-private or device-exclusive entry; it was cleared just
+    /// before, so that no new pin can come by it. The table is locked.
+    ///
+    /// What the entry knew goes on: dirty to the folio too; young and dirty of a present entry, soft-dirty and uffd-wp
+    /// of any. The exclusive mark of an anonymous page moves from the page into the entry.
+    @inline(__always)
+    func migrationEntry(replacing old: PageTableEntry, isMappingWritable: Bool) -> PageTableEntry? {
+        let frame = old.frame
+        let isHuge = old.raw & PageTableEntry.leafBit != 0
+        let isExclusive = isAnonExclusive(frame)
+        if isExclusive, !tryShareExclusive(frame) { return nil }
+        var carried = old.trackingBits
+        var isWritable = old.isWritable
+        if old.isPresent {
+            carried |= old.raw & (PageTableEntry.youngBit | PageTableEntry.dirtyBit)
+            if old.isDirty { markDirty(frame) }
+        } else if let leaf = old.softLeaf, leaf.kind == .devicePrivate {
+            isWritable = leaf.isWriteKind
+        } else {
+            // The device had the right to write that the mapping gives, and may have used it.
+            isWritable = isExclusive && isMappingWritable && !old.isUffdWP
+            carried |= PageTableEntry.dirtyBit
+            markDirty(frame)
+        }
+        let right: SoftLeaf.MigrationRight = isWritable ? .write : isExclusive ? .readExclusive : .read
+        return SoftLeaf.migration(frame, right, carrying: carried, huge: isHuge).entry
+    }
+
+    /// The entry that a migration entry becomes in a mapping with these properties, and the page's exclusive mark with
+    /// it.
+    @inline(__always)
+    func restoredEntry(_ leaf: SoftLeaf, _ frame: FrameNumber, _ mapping: VMAFlags) -> PageTableEntry {
+        let head = head(of: frame)
+        if leaf.isWriteKind || leaf.isReadExclusive, self.mapping(ofHead: head).isAnonymous {
+            setFlags(frame, FrameFlags.anonExclusive)
+        }
+        if isDevicePrivate(frame) {
+            return SoftLeaf.devicePrivate(
+                frame, write: leaf.isWriteKind, tracking: leaf.entry.trackingBits, huge: leaf.isHuge
+            ).entry
+        }
+        var entry = PageTableEntry.present(frame).tracking(leaf.entry.trackingBits).leaf(leaf.isHuge)
+        entry = entry.young(leaf.entry.isYoung).writable(leaf.isWriteKind)
+        entry = entry.dirty(leaf.entry.isDirty && hasFlags(head, FrameFlags.dirty))
+        return mapping.isDisjoint(with: .access) ? entry.writable(false).protNone() : entry
+    }
+
+    @inline(__always)
+    private func markDirty(_ frame: FrameNumber) {
+        let head = head(of: frame)
+        if !hasFlags(head, FrameFlags.dirty) { setFlags(head, FrameFlags.dirty) }
     }
 }

@@ -141,7 +141,7 @@ extension MigrationState: PageCollector {
         // A writer of the young and dirty bits may come until the exchange; pins need the lock that we hold.
         let old = tables.exchange(pte, .empty)
         let frame = old.frame
-        guard let new = space.migrationEntry(replacing: old, in: vma) else {
+        guard let new = frames.migrationEntry(replacing: old, isMappingWritable: false) else {
             // Pinned: it stays, and its holder goes on seeing the page that is mapped (INV-MG-7).
             tables.set(pte, old)
             unlockSource(frame)

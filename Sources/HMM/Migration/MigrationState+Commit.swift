@@ -108,13 +108,15 @@ extension MigrationState {
 }
 
 extension Machine {
-    /// Makes `to` the page that `from` was: the same place in its mapping. Both are locked; `from` is mapped nowhere,
-    /// and only anonymous pages get here. False when it has users that `isExclusive` does not explain: then it stays.
+    /// Makes `to` the page that `from` was: the same place in its mapping. Both are locked; `from` is mapped nowhere.
+    /// Only anonymous pages move; file pages, which 6.12 collects, do not. False when it has users that `isExclusive`
+    /// does not explain: then it stays.
     ///
     /// The swap cache knows a page by its frame, so it must let go of it first; a slot that entries still name keeps
     /// the page where it is.
     @inline(__always)
     func moveIdentity(_ from: FrameNumber, to: FrameNumber, isExclusive: (FrameNumber) -> Bool) -> Bool {
+        guard frames.mapping(ofHead: from).isAnonymous else { return false }
         if frames.hasFlags(from, FrameFlags.swapCache) {
             tryFreeSwap(from)
             if frames.hasFlags(from, FrameFlags.swapCache) { return false }

@@ -17,7 +17,7 @@ extension MigrationState {
     }
 
     /// Pages that get their destinations together.
-    private static let batchLimit = 64
+    private static let batchLimit = 512
 
     /// Copies what is collected and has no destination yet to a device, or, for nil, what is on one to system memory.
     func copy(to memory: DeviceMemory?, evicting: Bool) {
@@ -31,17 +31,29 @@ extension MigrationState {
                 guard wanted > 0 else { return }
                 var count = allocateSingles(wanted, into: new.baseAddress!, from: memory)
                 if count < wanted, evicting, let memory {
-                    _ = machine.evictLeastRecentlyUsed(of: memory, count: max(wanted - count, limit))
+                    _ = machine.evictLeastRecentlyUsed(of: memory, count: wanted - count)
                     count += allocateSingles(wanted - count, into: new.baseAddress! + count, from: memory)
                 }
-                index = copySingles(
-                    from: index, UnsafeBufferPointer(start: new.baseAddress!, count: count), to: memory, &route)
+                let destinations = UnsafeMutableBufferPointer(rebasing: new[0..<count])
+                Self.sortForCopy(destinations)
+                index = copySingles(from: index, UnsafeBufferPointer(destinations), to: memory, &route)
                 if count < wanted {
                     missingDestinations += countRest(from: index, to: memory)
                     return
                 }
             }
         }
+    }
+
+    /// Neighbours in memory are copied one after the other, which is twice as fast as jumping about. Frames that were
+    /// freed together come back in reverse.
+    private static func sortForCopy(_ frames: UnsafeMutableBufferPointer<FrameNumber>) {
+        guard frames.count > 1 else { return }
+        var new = frames
+        if new[0] > new[new.count - 1] { new.reverse() }
+        var isSorted = true
+        for i in 1..<new.count where new[i] < new[i - 1] { isSorted = false }
+        if !isSorted { new.sort() }
     }
 
     private func allocateSingles(

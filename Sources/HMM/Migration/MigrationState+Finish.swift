@@ -72,7 +72,7 @@ extension MigrationState {
             // The reference that we have, of the allocation or of the mapping that went, is the entry's from now on.
             if hasMoved { frames.setFlags(to, machine.movingFlags(from, to: to)) }
             frames.addMapping(now)
-            tables.set(pte, space.restoredEntry(vma, leaf, now))
+            tables.set(pte, frames.restoredEntry(leaf, now, mappingFlags))
             if hasMoved {
                 frames.unlockFolio(to)
                 releaseSource(from, isCallers, &released)

@@ -9,6 +9,8 @@ final class MigrationState {
     let frames: FrameTable
     let tables: PageTables
     let vma: VMA
+    /// The mapping's properties, which nobody changes meanwhile.
+    let mappingFlags: VMAFlags
     let request: MigrationRequest
     let sourceZones: ZoneSet
     /// Folios of 2 MiB go as one, where both sides can.
@@ -38,6 +40,7 @@ final class MigrationState {
 
     init(_ space: AddressSpace, _ pages: PageRange, _ request: MigrationRequest) throws(HMMError) {
         vma = try Self.validate(space, pages, request)
+        mappingFlags = vma.flags
         self.space = space
         machine = space.machine
         frames = space.machine.frames

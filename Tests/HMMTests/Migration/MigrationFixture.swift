@@ -81,6 +81,19 @@ struct MigrationFixture {
         return try space.evict(pages(range), from: device.memory, owner: device.owner)
     }
 
+    /// One migration with the mmap lock held.
+    func withMigration<Result>(
+        _ range: Range<Int>, _ request: MigrationRequest, _ body: (borrowing Migration) throws(HMMError) -> Result
+    ) throws(HMMError) -> Result {
+        space.lockForReading()
+        defer { space.unlockForReading() }
+        return try space.withMigration(pages(range), request, body)
+    }
+
+    /// A request for everything of system memory, by the first device.
+    var toFirst: MigrationRequest { .toDevice(first.memory, owner: first.owner) }
+    var fromFirst: MigrationRequest { .toSystem(from: first.memory, owner: first.owner) }
+
     /// The entry of a page and its level.
     func entry(_ index: Int) -> PageTableEntry? { space.leaf(pages(index..<index + 1).lowerBound)?.0 }
 
