@@ -10,6 +10,12 @@ struct ConformanceTests {
         Issue.record("\(difference)\n\(difference.transcript)")
     }
 
+    @Test(arguments: Packs.regressions)
+    func scenarioAnswersAsTheSourcesSay(_ derived: RecordedCase) {
+        guard let difference = derived.recording.firstDifference(checksInvariants: true) else { return }
+        Issue.record("\(difference)\n\(difference.transcript)")
+    }
+
     @Test func noScenarioIsForgotten() throws {
         #expect(try Recording.families(in: Packs.directory).count == Packs.familyCount)
         #expect(Packs.recordings.count == Packs.scenarioCount)

@@ -7,19 +7,24 @@ enum Packs {
     static let familyCount = 19
     static let scenarioCount = 1139
 
-    /// Conformance/linux-6.12, beside Tests.
-    static let directory =
+    /// Conformance, beside Tests.
+    private static let root =
         #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3).joined(separator: "/")
-        + "/Conformance/linux-6.12"
+        + "/Conformance"
+    static let directory = root + "/linux-6.12"
 
-    static let recordings: [RecordedCase] = {
+    static let recordings = cases(in: directory)
+    /// Scenarios whose answers follow from the kernel's sources.
+    static let regressions = cases(in: root + "/regressions")
+
+    private static func cases(in directory: String) -> [RecordedCase] {
         do {
             return try Recording.families(in: directory)
                 .flatMap { try Recording.family($0, in: directory) }.map(RecordedCase.init)
         } catch {
             fatalError("the recordings cannot be read: \(error)")
         }
-    }()
+    }
 }
 
 /// A recording as the argument of a test: its name is what the test's output shows.

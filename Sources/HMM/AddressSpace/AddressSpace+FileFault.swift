@@ -44,12 +44,19 @@ extension AddressSpace {
         return PageTableEntry.present(frame).writable(vma.isShared && vma.isWritable)
     }
 
+    /// The pages that a read fault may map: 64 KiB from the aligned block on that holds `page`, or from the start of the
+    /// mapping on if that comes later. The end is not aligned then; it is cut at the ends of the mapping and the table.
+    private static func windowAround(_ page: PageNumber, in vma: VMA) -> PageRange {
+        let start = max(page.alignedDown(order: faultAroundOrder), vma.pages.lowerBound)
+        let tableEnd = page.alignedDown(order: Geometry.pmdOrder).advanced(by: Geometry.entriesPerTable)
+        return start..<min(start.advanced(by: 1 << faultAroundOrder), tableEnd, vma.pages.upperBound)
+    }
+
     /// Maps the pages around the fault that are in the cache, up to date and not locked. Answers whether the faulting
     /// page was one of them.
     private func mapAround(_ fault: Fault, _ pte: EntryPointer, _ file: FileMapping) -> Bool {
         let vma = fault.vma
-        let block = fault.page.alignedDown(order: Self.faultAroundOrder)
-        let window = (block..<block.advanced(by: 1 << Self.faultAroundOrder)).intersection(vma.pages)!
+        let window = Self.windowAround(fault.page, in: vma)
         let first = pte - window.lowerBound.distance(to: fault.page)
         var isMapped = false
         for i in 0..<window.pageCount {

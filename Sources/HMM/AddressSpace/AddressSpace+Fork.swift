@@ -40,7 +40,7 @@ extension AddressSpace {
             space: child, pages: vma.pages, flags: vma.flags.subtracting([.locked, .uffdWP]), file: vma.file,
             pageOffset: vma.pageOffset)
         copy.forkAnonVMAs(from: vma, table: machine.anonVMAs)
-        copy.linkFile()
+        copy.file?.insert(copy, after: vma)
         child.vmas.insert(copy)
         if vma.isHugetlb { return try forkHugetlb(vma, copy) }
         guard vma.anonVMA != nil || vma.flags.contains(.uffdWP) else { return }

@@ -93,11 +93,12 @@ extension AddressSpace {
             _ = try split(last, at: pages.upperBound, newIsLower: false)
         }
         doomed = vmas.overlapping(pages)
-        unmapAll(doomed)
+        unmapAll(doomed, invalidating: pages)
     }
 
-    /// Unmaps whole VMAs, which are neighbours in the order of addresses.
-    private func unmapAll(_ doomed: ArraySlice<VMA>) {
+    /// Unmaps whole VMAs, which are neighbours in the order of addresses. Mirrors hear of all of `pages`, where there may
+    /// be holes, also at the ends.
+    private func unmapAll(_ doomed: ArraySlice<VMA>, invalidating pages: PageRange) {
         guard let first = doomed.first, let last = doomed.last else { return }
         let floor = vmas.previous(before: first)?.pages.upperBound ?? PageNumber(0)
         let ceiling = vmas.next(after: last)?.pages.lowerBound ?? Geometry.endPage
@@ -106,7 +107,7 @@ extension AddressSpace {
             vmas.remove(vma)
         }
         let span = first.pages.lowerBound..<last.pages.upperBound
-        let invalidation = beginInvalidation(.unmap, span)
+        let invalidation = beginInvalidation(.unmap, pages)
         for vma in doomed { zap(vma, vma.pages) }
         invalidation.end()
         for vma in doomed { unlinkReverseMaps(vma) }
@@ -124,6 +125,7 @@ extension AddressSpace {
     /// The last user is gone: one invalidation of everything came before.
     func unmapEverything() {
         let all = vmas.all
-        unmapAll(all[...])
+        guard let first = all.first, let last = all.last else { return }
+        unmapAll(all[...], invalidating: first.pages.lowerBound..<last.pages.upperBound)
     }
 }

@@ -60,7 +60,16 @@ extension AddressSpace {
         let root = changes.lazy.compactMap { $0.vma.anonVMA?.root }.first
         file?.mapLock.lockWrite()
         root?.lockWrite()
+        // Each takes its place in the order of walkers anew, behind those that begin at the same offset.
+        for (vma, _, _) in changes {
+            file?.removeLocked(vma)
+            for object in vma.chain { object.remove(vma) }
+        }
         for change in changes { vmas.adjust(change.vma, to: change.pages, pageOffset: change.offset) }
+        for (vma, _, _) in changes {
+            file?.insertLocked(vma)
+            for object in vma.chain { object.insert(vma) }
+        }
         root?.unlockWrite()
         file?.mapLock.unlockWrite()
     }

@@ -14,7 +14,7 @@ final class AnonVMA: @unchecked Sendable {
     let parent: AnonVMA?
     /// Keeps the lock of the tree alive.
     private let rootReference: AnonVMA?
-    /// VMAs linked to this object.
+    /// VMAs linked to this object, in the order in which walkers visit them.
     private(set) var users: [VMA] = []
     /// Objects whose parent this is; a root counts itself.
     var childCount = 0
@@ -37,7 +37,7 @@ final class AnonVMA: @unchecked Sendable {
     func unlockWrite() { root.ownLock.unlockWrite() }
 
     /// With the tree locked for writing.
-    func insert(_ vma: VMA) { users.append(vma) }
+    func insert(_ vma: VMA) { users.insertByOffset(vma) }
     /// With the tree locked for writing.
     func remove(_ vma: VMA) { users.remove(at: users.firstIndex { $0 === vma }!) }
 }

@@ -11,7 +11,7 @@ public final class FileMapping: @unchecked Sendable {
     let cache: PageCache
     let invalidateLock = RWLock(.invalidate)
     let mapLock = RWLock(.iMmap)
-    /// VMAs that map the file.
+    /// VMAs that map the file, in the order in which walkers visit them.
     private(set) var users: [VMA] = []
     let machine: Machine
     /// What the hugetlb pool has promised to a file of huge pages that is shared. Set before the file is mapped.
@@ -37,8 +37,20 @@ public final class FileMapping: @unchecked Sendable {
     /// Size of the file in pages: an access beyond gets SIGBUS.
     public var pageCount: Int { cache.pageCount }
 
-    func insert(_ vma: VMA) { mapLock.withWrite { users.append(vma) } }
-    func remove(_ vma: VMA) { mapLock.withWrite { users.removeAll { $0 === vma } } }
+    func insert(_ vma: VMA) { mapLock.withWrite { insertLocked(vma) } }
+    func remove(_ vma: VMA) { mapLock.withWrite { removeLocked(vma) } }
+    /// A copy by fork comes directly behind its original.
+    func insert(_ copy: VMA, after original: VMA) {
+        mapLock.withWrite {
+            let index = users.firstIndex { $0 === original }!
+            users.insert(copy, at: index + 1)
+        }
+    }
+
+    /// With `mapLock` held for writing.
+    func insertLocked(_ vma: VMA) { users.insertByOffset(vma) }
+    /// With `mapLock` held for writing.
+    func removeLocked(_ vma: VMA) { users.removeAll { $0 === vma } }
 
     /// The page at `index`, brought in if it is not in the cache: locked, with a reference.
     ///

@@ -4,6 +4,18 @@
 // Locks: the folio is locked by the caller (its identity cannot change); the reverse map is held for reading while
 // `visit` runs, so no VMA appears, goes or moves its borders meanwhile, and no table that it leads to is freed.
 
+extension [VMA] {
+    /// Puts a VMA where walkers visit it: by the offset of its first page, behind those with the same one.
+    ///
+    /// The order is visible: who is visited is told, and a walk that unmaps ends when nothing maps the folio any more.
+    /// Kernel: mm/interval_tree.c, include/linux/interval_tree_generic.h (6.12).
+    mutating func insertByOffset(_ vma: VMA) {
+        var index = count
+        while index > 0, self[index - 1].pageOffset > vma.pageOffset { index -= 1 }
+        insert(vma, at: index)
+    }
+}
+
 extension Machine {
     /// Calls `visit` for each VMA that may map pages of the folio, with the pages where it would and the offset of the
     /// first of them within the folio. Stops when `visit` answers false.
