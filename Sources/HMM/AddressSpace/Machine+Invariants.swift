@@ -52,13 +52,17 @@ struct MachineBooks {
         }
         for memory in frames.deviceZones {
             used = 0
-            for chunk in memory.chunkRanges {
-                var frame = chunk.first
-                while frame < chunk.first + chunk.count { frame = audit(frame, machine, &used) }
+            for chunk in memory.touchedRanges {
+                var frame = chunk.lowerBound
+                while frame < chunk.upperBound { frame = audit(frame, machine, &used) }
             }
             if used != memory.usedFrames {
                 fault("INV-MG-3: \(used) device frames have references, the device says \(memory.usedFrames)")
             }
+        }
+        // Every folio that an entry names was met above, unless it is free.
+        for (frame, _) in folios where frames.refCount(FrameNumber(frame)) == 0 {
+            fault("INV-AS-1: \(FrameNumber(frame)) is free and an entry names it")
         }
     }
 
@@ -66,10 +70,7 @@ struct MachineBooks {
     private mutating func audit(_ frame: FrameNumber, _ machine: Machine, _ used: inout Int) -> FrameNumber {
         let frames = machine.frames
         let count = frames.refCount(frame)
-        guard count > 0 else {
-            if folios[frame.raw] != nil { fault("INV-AS-1: \(frame) is free and an entry names it") }
-            return frame + 1
-        }
+        guard count > 0 else { return frame + 1 }
         let size = frames.pageCount(ofHead: frame)
         used += size
         let expected = folios[frame.raw] ?? Folio()

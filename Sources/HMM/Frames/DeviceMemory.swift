@@ -108,6 +108,10 @@ public final class DeviceMemory: @unchecked Sendable {
     package var chunkRanges: [(first: FrameNumber, count: Int)] {
         lock.withLock { chunks.map { ($0.first, $0.count) } }
     }
+    /// The same, as far as frames were ever handed out.
+    var touchedRanges: [Range<FrameNumber>] {
+        lock.withLock { chunks.map { $0.first..<$0.allocator.highWater } }
+    }
 
     package func contains(_ frame: FrameNumber) -> Bool { frames.zone(of: frame) == Int(zone) }
 
