@@ -86,6 +86,14 @@ public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable
     /// new chunks. Errors: EBUSY or ENOMEM when pages are left that somebody holds, or that have no place.
     public func release() throws(HMMError) { try machine.release(memory) }
 
+    /// The device goes away, once all its mirrors are closed: its pages move home, and the machine forgets it. Errors as
+    /// for `release`; the device is then still there, but hands out no memory any more.
+    public func remove() throws(HMMError) {
+        precondition(openMirrors.isEmpty, "a device with open mirrors was removed")
+        try machine.remove(memory)
+        machine.setPrivateFaultHandler(nil, for: memory)
+    }
+
     // MARK: CPU faults
 
     public func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError) {

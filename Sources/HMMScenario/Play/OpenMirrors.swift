@@ -19,6 +19,20 @@ final class PlayedDevices: @unchecked Sendable {
         turnstile.with { devices.flatMap { $0?.openMirrors ?? [] } }
     }
 
+    /// Removes all devices. Answers what was left behind.
+    func removeAll() -> [String] {
+        turnstile.with {
+            devices.compactMap { device in
+                do throws(HMMError) {
+                    try device?.remove()
+                    return nil
+                } catch {
+                    return "INV-DM-6: \(device?.name ?? "") cannot go: \(error)"
+                }
+            }
+        }
+    }
+
     func device(_ id: DeviceID) throws(HMMError) -> DmirrorDevice {
         try turnstile.with { () throws(HMMError) in
             if let device = devices[id.index] { return device }

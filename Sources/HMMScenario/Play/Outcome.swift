@@ -23,7 +23,8 @@ package struct ScenarioOutcome: Sendable {
     /// In the order of the text.
     package var statements: [StatementOutcome] = []
     package var summary = PlaySummary()
-    /// Invariants that did not hold, each with the line after which that was seen. Empty unless they were checked.
+    /// Invariants that did not hold, each with the line after which that was seen. Few are looked at unless
+    /// `checksInvariants` is set.
     package var violations: [String] = []
 
     package init(scenario: Scenario) { self.scenario = scenario }

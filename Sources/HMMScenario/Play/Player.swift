@@ -73,6 +73,7 @@ package final class Player: @unchecked Sendable {
         for index in processes.indices.reversed() {
             if let process = process(ProcessID(index: index)) { _ = process.exit() }
         }
+        outcome.violations += devices.removeAll().map { "at the end: \($0)" }
         if options.checksInvariants { check(after: nil, &outcome) }
         outcome.summary.scenarios = 1
         outcome.summary.statements = outcome.statements.count
