@@ -44,8 +44,9 @@ extension AddressSpace {
         return PageTableEntry.present(frame).writable(vma.isShared && vma.isWritable)
     }
 
-    /// The pages that a read fault may map: 64 KiB from the aligned block on that holds `page`, or from the start of the
-    /// mapping on if that comes later. The end is not aligned then; it is cut at the ends of the mapping and the table.
+    /// The pages that a read fault may map: 64 KiB from the aligned block on that holds `page`, or from the start of
+    /// the mapping on if that comes later. The end is not aligned then; it is cut at the ends of the mapping and the
+    /// table.
     private static func windowAround(_ page: PageNumber, in vma: VMA) -> PageRange {
         let start = max(page.alignedDown(order: faultAroundOrder), vma.pages.lowerBound)
         let tableEnd = page.alignedDown(order: Geometry.pmdOrder).advanced(by: Geometry.entriesPerTable)

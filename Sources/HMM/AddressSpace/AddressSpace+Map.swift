@@ -96,8 +96,8 @@ extension AddressSpace {
         unmapAll(doomed, invalidating: pages)
     }
 
-    /// Unmaps whole VMAs, which are neighbours in the order of addresses. Mirrors hear of all of `pages`, where there may
-    /// be holes, also at the ends.
+    /// Unmaps whole VMAs, which are neighbours in the order of addresses. Mirrors hear of all of `pages`, where there
+    /// may be holes, also at the ends.
     private func unmapAll(_ doomed: ArraySlice<VMA>, invalidating pages: PageRange) {
         guard let first = doomed.first, let last = doomed.last else { return }
         let floor = vmas.previous(before: first)?.pages.upperBound ?? PageNumber(0)

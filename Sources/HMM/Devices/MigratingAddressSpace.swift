@@ -7,7 +7,8 @@ public protocol MigratingAddressSpace: DeviceAddressSpace {
         _ body: (borrowing Migration) throws(HMMError) -> Result
     ) throws(HMMError) -> Result
 
-    /// Migrates a range chunk by chunk, through as many mappings as it has (see `AddressSpace.migrate`). No lock is held.
+    /// Migrates a range chunk by chunk, through as many mappings as it has (see `AddressSpace.migrate`). No lock is
+    /// held.
     func migrate(
         _ pages: PageRange, _ request: MigrationRequest, copy: (borrowing Migration) -> Void,
         map: (borrowing Migration) throws(HMMError) -> Void
