@@ -156,7 +156,7 @@ struct MigrationFailureTests {
                 $0 += 1
                 return $0
             }
-            for page in 0..<pageCount { copyPage(from: source + page << 12, to: destination + page << 12) }
+            copyPages(from: source, to: destination, count: pageCount)
             return turn % 3 != 0
         }
     }
