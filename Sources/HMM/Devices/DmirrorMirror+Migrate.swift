@@ -91,8 +91,16 @@ extension DmirrorMirror {
         _ chunk: PageRange, _ request: MigrationRequest,
         _ body: (borrowing Migration) throws(HMMError) -> Void
     ) throws(HMMError) {
-        let ticket = mutex.withLock { migrations.beginLocked(chunk) }
-        defer { mutex.withLock { migrations.endLocked(ticket) } }
+        let ticket = mutex.withLock {
+            moves.begin(chunk)
+            return migrations.beginLocked(chunk)
+        }
+        defer {
+            mutex.withLock {
+                moves.end()
+                migrations.endLocked(ticket)
+            }
+        }
         var first = chunk.lowerBound
         while first < chunk.upperBound {
             var end = first
@@ -104,7 +112,11 @@ extension DmirrorMirror {
         }
     }
 
-    /// Maps what moved, while it is still locked.
+    /// Maps what moved, while it is still locked. Unless another thread took some of it away meanwhile: folio locks do
+    /// not keep a zap out, and an entry that is stored after its invalidation names a page that is about to be freed.
+    /// Those pages are faulted in when the device needs them.
+    ///
+    /// Differs from Linux: dmirror_migrate_finalize_and_map (6.12) stores whatever moved.
     private func mapMoved(_ migration: borrowing Migration) throws(HMMError) {
         var runs: [MirrorRun] = []
         migration.forEachMovedRun { run in
@@ -112,7 +124,7 @@ extension DmirrorMirror {
         }
         mutex.lock()
         defer { mutex.unlock() }
-        try table.commit(runs)
+        if moves.isSound { try table.commit(runs) }
     }
 
     /// Erases the entries of pages that are about to leave the device; those around them stay.
@@ -126,4 +138,23 @@ extension DmirrorMirror {
             precondition(isErased, "a table that may be waited for refused")
         }
     }
+}
+
+/// The moves that threads of one mirror are making, and whether somebody else's invalidation touched their pages since
+/// they began. A thread makes one at a time, and its own invalidations (a split, the reverse map) do not count.
+struct OwnMoves {
+    private var running: ContiguousArray<(thread: UInt, pages: PageRange, isSound: Bool)> = []
+
+    mutating func begin(_ pages: PageRange) { running.append((SyncThread.identity, pages, true)) }
+    mutating func end() { running.removeAll { $0.thread == SyncThread.identity } }
+
+    /// Pages were invalidated by the calling thread.
+    mutating func note(_ pages: PageRange) {
+        for index in running.indices where running[index].thread != SyncThread.identity {
+            if running[index].pages.overlaps(pages) { running[index].isSound = false }
+        }
+    }
+
+    /// Whether nobody else touched the pages of the calling thread's move.
+    var isSound: Bool { running.contains { $0.thread == SyncThread.identity && $0.isSound } }
 }

@@ -25,6 +25,8 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     let table: FlatMirror
     /// Own migrations in progress. Guarded by `mutex`.
     let migrations = OwnMigrationTracker()
+    /// Moves of this mirror that are under way. Guarded by `mutex`.
+    var moves = OwnMoves()
     /// Set once by `start`, before the mirror is handed out.
     private(set) var interval: IntervalNotifier!
     private let isOpen = Atomic<Bool>(true)
@@ -78,6 +80,7 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         }
         defer { mutex.unlock() }
         notifier.setSequence(sequence)
+        moves.note(range.pages)
         var pages = range.pages
         // W2: 6.12 shifts the end down to a page number and takes it as included.
         if device.warts.contains(.erasesPageBehind), pages.upperBound < Geometry.endPage {

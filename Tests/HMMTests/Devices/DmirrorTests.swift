@@ -305,6 +305,27 @@ struct DmirrorTests {
         #expect(f.machine.checkInvariants() == [])
     }
 
+    @Test("a page that is discarded while it moves is not mapped afterwards")
+    func discardedWhileMoving() throws {
+        for seed in 1...120 as ClosedRange<UInt64> {
+            let f = try DmirrorFixture()
+            try f.map(0..<2)
+            try f.cpuWrite(0..<2, 7)
+            let mirror = f.mirrors[0]
+            nonisolated(unsafe) let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: 2 * 512)
+            defer { words.deallocate() }
+            let ended = RandomScheduler.run(
+                seed: seed,
+                [
+                    { _ = try? mirror.migrate(f.pages(0..<2), into: words) },
+                    { try? f.space.advise(f.pages(0..<1), .dontneed) },
+                ])
+            #expect(ended == nil, "seed \(seed)")
+            #expect(mirror.checkInvariants() == [], "seed \(seed)")
+            #expect(f.machine.checkInvariants() == [], "seed \(seed)")
+        }
+    }
+
     @Test("R1: device and CPU write to one page beside mprotect and munmap; values stay whole")
     func race() throws {
         let f = try DmirrorFixture()
