@@ -101,6 +101,9 @@ extension DmirrorMirror {
                 migrations.endLocked(ticket)
             }
         }
+        // An invalidation that began before this move was noted is waited for: it may take pages away at any time until
+        // it ends. Safe with the mmap lock held, because whoever has one open owns all the locks that it needs.
+        _ = interval.readBegin()
         var first = chunk.lowerBound
         while first < chunk.upperBound {
             var end = first
