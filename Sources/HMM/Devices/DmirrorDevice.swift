@@ -86,8 +86,8 @@ public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable
     /// new chunks. Errors: EBUSY or ENOMEM when pages are left that somebody holds, or that have no place.
     public func release() throws(HMMError) { try machine.release(memory) }
 
-    /// The device goes away, once all its mirrors are closed: its pages move home, and the machine forgets it. Errors as
-    /// for `release`; the device is then still there, but hands out no memory any more.
+    /// The device goes away, once all its mirrors are closed: its pages move home, and the machine forgets it. Errors
+    /// as for `release`; the device is then still there, but hands out no memory any more.
     public func remove() throws(HMMError) {
         precondition(openMirrors.isEmpty, "a device with open mirrors was removed")
         try machine.remove(memory)
