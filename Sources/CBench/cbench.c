@@ -38,32 +38,30 @@ static int64_t now(void) {
 }
 
 /// Fresh memory of 4 KiB pages, aligned as the model's ranges are. The whole mapping is answered in `whole`.
-static void *reserve(size_t bytes, struct cbench_region *whole) {
+static void *reserve(size_t bytes, struct cbench_mapping *whole) {
     size_t length = bytes + ALIGNMENT;
     void *p = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return NULL;
-    whole->base = p;
-    whole->pages = length / PAGE_BYTES;
+    *whole = (struct cbench_mapping){ p, length };
     uintptr_t start = ((uintptr_t)p + ALIGNMENT - 1) & ~(ALIGNMENT - 1);
     madvise((void *)start, bytes, MADV_NOHUGEPAGE);
     return (void *)start;
 }
 
-static void release(const struct cbench_region *whole) { munmap(whole->base, whole->pages * PAGE_BYTES); }
+static void release(struct cbench_mapping whole) { munmap(whole.base, whole.bytes); }
 
-int64_t cbench_region_make(struct cbench_region *region, size_t pages) {
-    size_t bytes = pages * PAGE_BYTES;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (p == MAP_FAILED) return -errno;
-    madvise(p, bytes, MADV_NOHUGEPAGE);
-    for (size_t i = 0; i < pages; i++) *(volatile uint64_t *)((char *)p + i * PAGE_BYTES) = i;
+int64_t cbench_region_make(struct cbench_region *region, size_t pages, bool huge) {
+    char *p = reserve(pages * PAGE_BYTES, &region->whole);
+    if (!p) return -errno;
+    if (huge) madvise(p, pages * PAGE_BYTES, MADV_HUGEPAGE);
+    for (size_t i = 0; i < pages; i++) *(volatile uint64_t *)(p + i * PAGE_BYTES) = i;
     region->base = p;
     region->pages = pages;
     return 0;
 }
 
 void cbench_region_free(struct cbench_region *region) {
-    release(region);
+    release(region->whole);
     region->base = NULL;
 }
 
@@ -94,7 +92,7 @@ int64_t cbench_pagemap_scan(const struct cbench_region *region, uint64_t *found)
 }
 
 int64_t cbench_populate(size_t pages) {
-    struct cbench_region whole;
+    struct cbench_mapping whole;
     void *p = reserve(pages * PAGE_BYTES, &whole);
     if (!p) return -errno;
     int64_t begin = now();
@@ -102,7 +100,7 @@ int64_t cbench_populate(size_t pages) {
     int64_t taken = status ? -errno : now() - begin;
     uint64_t sum = 0;
     for (size_t i = 0; i < pages; i++) sum |= *(volatile uint64_t *)((char *)p + i * PAGE_BYTES);
-    release(&whole);
+    release(whole);
     return sum ? -EILSEQ : taken;
 }
 
@@ -156,7 +154,7 @@ int64_t cbench_fork(const struct cbench_region *region) {
 }
 
 int64_t cbench_touch(size_t pages) {
-    struct cbench_region whole;
+    struct cbench_mapping whole;
     char *p = reserve(pages * PAGE_BYTES, &whole);
     if (!p) return -errno;
     int64_t begin = now();
@@ -164,6 +162,6 @@ int64_t cbench_touch(size_t pages) {
     int64_t taken = now() - begin;
     uint64_t sum = 0;
     for (size_t i = 0; i < pages; i++) sum += *(volatile uint64_t *)(p + i * PAGE_BYTES);
-    release(&whole);
+    release(whole);
     return sum == (uint64_t)pages * (pages + 1) / 2 ? taken : -EILSEQ;
 }

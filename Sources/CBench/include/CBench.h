@@ -3,17 +3,25 @@
 // What the host kernel takes for the operations of `hmm bench`. Each call makes what it needs, measures one sample of
 // the one operation, takes everything down again and answers nanoseconds, or an errno as a negative number. A sample
 // whose checksum is not what the memory must hold answers -EILSEQ.
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
-/// A private anonymous mapping of 4 KiB pages, every page written.
+struct cbench_mapping {
+    void *_Nullable base;
+    size_t bytes;
+};
+
+/// Private anonymous memory, every page written.
 struct cbench_region {
     void *_Nullable base;
     size_t pages;
+    /// What was mapped for it.
+    struct cbench_mapping whole;
 };
 
-/// 0, or a negative errno.
-int64_t cbench_region_make(struct cbench_region *_Nonnull region, size_t pages);
+/// Makes a region of 4 KiB pages, or, as far as the host has them, of huge ones. 0, or a negative errno.
+int64_t cbench_region_make(struct cbench_region *_Nonnull region, size_t pages, bool huge);
 void cbench_region_free(struct cbench_region *_Nonnull region);
 
 /// Reads what the page tables say of the region: PAGEMAP_SCAN, repeated until the end of the range. `found` is the

@@ -42,8 +42,9 @@ public final class FrameTable: @unchecked Sendable {
     ///   - systemFrames: frames of system memory, without those of the hugetlb pool.
     ///   - hugetlbPages: pages of 2 MiB in the hugetlb pool.
     ///   - deviceFrames: address space for frames of device memory, of all devices together.
+    ///   - hostHugePages: the host may back frames with huge pages of its own.
     package init(
-        systemFrames: Int, hugetlbPages: Int, deviceFrames: Int, injector: FaultInjector
+        systemFrames: Int, hugetlbPages: Int, deviceFrames: Int, hostHugePages: Bool, injector: FaultInjector
     ) throws(HMMError) {
         let first = Int(Self.firstSystemFrame.raw)
         let huge = 1 << Geometry.pmdOrder
@@ -54,6 +55,7 @@ public final class FrameTable: @unchecked Sendable {
         chunkLimit = (deviceFrames + Self.chunkFrames - 1) / Self.chunkFrames
         let total = deviceStart + chunkLimit * Self.chunkFrames
         byteArena = try HostMemory(lengthBytes: total * Geometry.pageSizeBytes)
+        if hostHugePages { byteArena.preferHugePages(offset: 0, lengthBytes: byteArena.lengthBytes) }
         recordArena = try HostMemory(lengthBytes: total * MemoryLayout<FrameRecord>.stride)
         bytes = byteArena.base
         records = recordArena.elements(of: FrameRecord.self)

@@ -49,9 +49,14 @@ package struct HostMemory: ~Copyable, @unchecked Sendable {
 }
 
 /// Copies the bytes of `count` pages. Neither side may be written meanwhile.
+///
+/// Page by page also where they are neighbours: for a page memcpy has a loop that every processor is fast at, for more
+/// it has strategies that some are slow at (measured: 30 % slower for 2 MiB in one call).
 @inline(__always)
 package func copyPages(from source: UnsafeRawPointer, to destination: UnsafeMutableRawPointer, count: Int = 1) {
-    memcpy(destination, source, count * Geometry.pageSizeBytes)
+    for page in 0..<count {
+        memcpy(destination + page << 12, source + page << 12, Geometry.pageSizeBytes)
+    }
 }
 
 /// Clears `count` pages. Nobody else may know them yet.

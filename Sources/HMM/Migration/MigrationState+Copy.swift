@@ -110,7 +110,7 @@ extension MigrationState {
             let word = source[index]
             if word & MigrationWord.held == 0 {
                 clearPages(frames.bytes(of: frame))
-            } else if route.copySoon(MigrationWord.frame(word), to: frame) {
+            } else if route.copy(MigrationWord.frame(word), to: frame, pageCount: 1) {
                 copied += 1
             } else {
                 // Nothing is made up: the page stays where its bytes are.
@@ -122,7 +122,6 @@ extension MigrationState {
             }
             destination[index] = UInt64(frame.raw) | HMMPageWord.valid
         }
-        route.finish()
         machine.statistics.bytesCopied.add(UInt64(copied * Geometry.pageSizeBytes))
         return index
     }
@@ -180,8 +179,6 @@ struct CopyRoute {
     private let target: (any DeviceCopyEngine)?
     private var sourceZone = -1
     private var engine: (any DeviceCopyEngine)?
-    /// Neighbours that are not copied yet.
-    private var run = (source: FrameNumber.none, destination: FrameNumber.none, count: 0)
 
     init(_ machine: Machine, _ memory: DeviceMemory?) {
         frames = machine.frames
@@ -197,27 +194,6 @@ struct CopyRoute {
         if let engine { return engine.copy(from, to: to, pageCount: pageCount) }
         copyPages(from: from, to: to, count: pageCount)
         return true
-    }
-
-    /// As `copy` of one page; neighbours are copied together, by `finish` at the latest.
-    @inline(__always)
-    mutating func copySoon(_ source: FrameNumber, to destination: FrameNumber) -> Bool {
-        let zone = frames.zone(of: source)
-        if zone != sourceZone { lookUp(zone, source) }
-        if engine != nil { return copy(source, to: destination, pageCount: 1) }
-        if source == run.source + run.count, destination == run.destination + run.count {
-            run.count += 1
-        } else {
-            finish()
-            run = (source, destination, 1)
-        }
-        return true
-    }
-
-    /// Copies what is left of `copySoon`.
-    mutating func finish() {
-        copyPages(from: frames.bytes(of: run.source), to: frames.bytes(of: run.destination), count: run.count)
-        run.count = 0
     }
 
     private mutating func lookUp(_ zone: Int, _ source: FrameNumber) {

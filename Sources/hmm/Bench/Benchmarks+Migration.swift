@@ -29,8 +29,9 @@ extension Benchmarks {
         let driver = try BenchDriver(process.space, over: pages)
         let space = process.space
         var samples = Samples()
-        try withHostRegion(pages: count) { from in
-            try withHostRegion(pages: count) { to in
+        // Backed as the model's memory is.
+        try withHostRegion(pages: count, huge: true) { from in
+            try withHostRegion(pages: count, huge: true) { to in
                 try samples.take(
                     scale.samples,
                     ours: {

@@ -15,25 +15,40 @@ extension Benchmarks {
         let process = try BenchProcess(pages: 2 * count)
         let ranges = [0, 1].map { BenchProcess.range(count, at: $0 << 18) }
         for pages in ranges { try process.space.map(pages, protection: .readWrite, kind: .anonymous(huge: false)) }
-        var ours: [Double] = []
-        var reference: [Double] = []
+        var ours = Pair()
+        var reference = Pair()
         var checksum: UInt64 = 0
-        for sample in 0...scale.pick(60, quick: 2) {
+        for sample in 0...scale.pick(80, quick: 2) {
             let alone = try race(1) { number in faultOver(process, ranges[number], rounds) }
             let together = try race(2) { number in faultOver(process, ranges[number], rounds) }
             let hostAlone = try race(1) { _ in touchOver(count, rounds) }
             let hostTogether = try race(2) { _ in touchOver(count, rounds) }
             checksum = checksum &* 31 &+ alone.sum &+ together.sum &+ hostAlone.sum &+ hostTogether.sum
             guard sample > 0 else { continue }
-            ours.append(2 * alone.nanoseconds / together.nanoseconds)
-            reference.append(2 * hostAlone.nanoseconds / hostTogether.nanoseconds)
+            ours.add(alone.nanoseconds, together.nanoseconds)
+            reference.add(hostAlone.nanoseconds, hostTogether.nanoseconds)
         }
         for pages in ranges { try process.space.unmap(pages) }
         try process.finish()
         var row = row
-        row.ours = Samples.median(ours)
-        row.reference = Samples.median(reference)
+        row.ours = ours.speedup
+        row.reference = reference.speedup
         return (row, checksum)
+    }
+
+    /// Times of one thread and of two.
+    private struct Pair {
+        private var alone: [Double] = []
+        private var together: [Double] = []
+
+        mutating func add(_ alone: Double, _ together: Double) {
+            self.alone.append(alone)
+            self.together.append(together)
+        }
+
+        /// The work that two threads do in the time of one. Two threads need two processors for the whole of a sample,
+        /// so the samples that others disturbed are left out.
+        var speedup: Double { 2 * Samples.calm(alone) / Samples.calm(together) }
     }
 
     /// Faults every page in and gives all back, again and again. Answers a sum over what was read, or nil.

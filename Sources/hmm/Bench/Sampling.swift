@@ -72,6 +72,11 @@ struct Samples {
         return row
     }
 
+    /// The median of the quarter with the smallest values: what a busy machine disturbed least.
+    static func calm(_ values: [Double]) -> Double {
+        median(Array(values.sorted().prefix(max(1, values.count / 4))))
+    }
+
     static func median(_ values: [Double]) -> Double {
         precondition(!values.isEmpty, "a median of nothing")
         let sorted = values.sorted()
@@ -80,12 +85,12 @@ struct Samples {
     }
 }
 
-/// A region of the host, freed at the end of `body`.
+/// A region of the host, of 4 KiB pages or of huge ones, freed at the end of `body`.
 func withHostRegion<Result>(
-    pages: Int, _ body: (inout cbench_region) throws -> Result
+    pages: Int, huge: Bool = false, _ body: (inout cbench_region) throws -> Result
 ) throws -> Result {
     var region = cbench_region()
-    let status = cbench_region_make(&region, pages)
+    let status = cbench_region_make(&region, pages, huge)
     guard status == 0 else {
         throw BenchFailure("memory for the reference: " + String(cString: strerror(Int32(-status))))
     }
