@@ -33,6 +33,9 @@ public final class FaultInjector: Sendable {
         return failed.load(ordering: .relaxed)
     }
 
+    /// Allocations that failed since the injector was armed.
+    package var failedCount: Int { failed.load(ordering: .relaxed) }
+
     /// Whether this allocation must fail.
     @inline(__always)
     package func shouldFail(_ kind: AllocationKind) -> Bool {
