@@ -105,7 +105,10 @@ package struct ShadowRun {
         for index in player.scenario.processes.indices.reversed() {
             if let process = player.process(ProcessID(index: index)) { _ = process.exit() }
         }
-        let complaint = brokenInvariant() ?? player.machine.leftovers.first.map { "\($0) are left" }
+        let left = brokenInvariant() ?? player.machine.leftovers.first.map { "\($0) are left" }
+        // Whatever is wrong: a device that stays keeps its machine alive.
+        let stuck = player.devices.removeAll().first
+        let complaint = left ?? stuck
         return complaint.map { FuzzFailure(step: nil, statement: "", answer: "", complaint: $0) }
     }
 
