@@ -118,7 +118,16 @@ struct PlayTests {
         #filePath.split(separator: "/", omittingEmptySubsequences: false).dropLast(3).joined(separator: "/")
         + "/Examples/scenarios"
 
-    @Test(arguments: ["first-fault", "cow-and-mirror", "racing-unmap", "shared-memory", "swap"], ["6.12", "next"])
+    static let exampleNames: [String] =
+        (try? TextFile.names(in: examples, suffix: ".hmm").map { String($0.dropLast(4)) }) ?? []
+
+    @Test func examplesAreThere() {
+        #expect(Set(Self.exampleNames).isSuperset(of: ["first-fault", "cow-and-mirror", "shared-memory", "swap"]))
+    }
+
+    /// Every expectation holds with both kernels. The answers beside the example are those of 6.12; only an example
+    /// with a race, whose answers depend on luck, has none.
+    @Test(arguments: exampleNames, ["6.12", "next"])
     func exampleHoldsWhatItSays(name: String, kernel: String) throws {
         var options = Player.Options()
         options.checksInvariants = true
@@ -132,8 +141,9 @@ struct PlayTests {
             }
             plain += "== \(scenario.name)\n" + outcome.statements.map { $0.line + "\n" }.joined()
         }
+        guard kernel == "6.12" else { return }
         guard let expected = try? TextFile.read("\(Self.examples)/\(name).expected") else {
-            return #expect(name == "racing-unmap", "only a race may do without recorded answers")
+            return #expect(name.hasPrefix("racing-"), "only a race may do without recorded answers")
         }
         #expect(plain == expected)
     }
