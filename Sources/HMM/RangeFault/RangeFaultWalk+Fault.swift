@@ -15,7 +15,8 @@ extension RangeFaultWalk {
     ///
     /// [K] The fault covers the whole piece, also pages that need less or nothing: a device's own private pages behind
     /// the first one come home, and exclusive pages are taken back. With `next` it covers the first run of pages that
-    /// need the same and have the same kind of entry, so that a page nobody asked for stays as it is.
+    /// need the same, so that a page that needs nothing stays as it is. All of the run together: what each of its
+    /// faults invalidates voids the round, and a round for each page would be many.
     ///
     /// - Parameter entries: the PTEs of the piece; nil if there is no table.
     mutating func fault(
@@ -52,21 +53,29 @@ extension RangeFaultWalk {
         return step
     }
 
-    /// The first pages of the piece that need something, as long as they need the same and have empty entries. A page
-    /// with an entry is a run by itself.
+    /// The first pages of the piece that need something, as long as they need the same.
     private func firstRun(of piece: PageRange, _ entries: EntryPointer?) -> PageRange {
         var first = piece.lowerBound
         while need(word(of: first), found: 0).isEmpty { first = first.advanced(by: 1) }
-        let need = need(word(of: first), found: 0)
+        let wanted = need(word(of: first), found: 0)
         var end = first.advanced(by: 1)
-        func isEmpty(_ page: PageNumber) -> Bool {
-            entries.map { $0[piece.lowerBound.distance(to: page)].load(ordering: .relaxed) == 0 } ?? true
-        }
-        guard isEmpty(first) else { return first..<end }
-        while end < piece.upperBound, self.need(word(of: end), found: 0) == need, isEmpty(end) {
+        while end < piece.upperBound, need(of: end, entries.map { $0 + piece.lowerBound.distance(to: end) }) == wanted {
             end = end.advanced(by: 1)
         }
         return first..<end
+    }
+
+    /// What the page needs that has this entry, or no table. One that a fault does not help needs nothing here.
+    private func need(of page: PageNumber, _ pointer: EntryPointer?) -> Need {
+        guard let pointer else { return need(word(of: page), found: 0) }
+        let entry = PageTableEntry(raw: pointer.pointee.load(ordering: .relaxed))
+        switch entry.softLeaf?.kind {
+        case .migration, .poison: return []
+        case .devicePrivate where isOwnPrivate(entry.frame): return []
+        default: break
+        }
+        let rights = HMMPageWord.valid | (entry.isWritable ? HMMPageWord.write : 0)
+        return need(word(of: page), found: entry.isAccessible ? rights : 0)
     }
 
     private func word(of page: PageNumber) -> UInt64 { words[pages.lowerBound.distance(to: page)] }

@@ -322,7 +322,7 @@ struct RangeFaultWalk {
         }
     }
 
-    private func isOwnPrivate(_ frame: FrameNumber) -> Bool {
+    func isOwnPrivate(_ frame: FrameNumber) -> Bool {
         ownZones.contains(space.frames.zone(of: frame))
     }
 

@@ -91,4 +91,27 @@ struct MigrationInvariantTests {
         interval.remove()
         f.finish()
     }
+
+    /// 2222 of another device, shared after a fork, in one request to write.
+    @Test("a device's fault on pages of another device takes one fault for all of them", arguments: [
+        KernelProfile.linux6_12, .next,
+    ])
+    func faultsOnForeignPages(profile: KernelProfile) throws {
+        let f = try MigrationFixture(.private, profile)
+        try f.map(0..<128)
+        try f.base.write(0..<128, 1)
+        try f.send(0..<64, to: f.second)
+        let child = try f.space.fork()
+        let client = RecordingClient()
+        let interval = try f.space.notifiers.insert(client, over: f.pages(0..<128))
+        var range = HMMRange(interval, f.pages(0..<128))
+        range.defaultRequest = [.fault, .write]
+        let rounds = try f.space.deviceFault(
+            &range, commit: { (range: borrowing HMMRange) throws(HMMError) in !range.mustRetry() })
+        #expect(rounds <= 3 && range.faultCount <= 2)
+        #expect((0..<128).allSatisfy { range[$0].isWritable })
+        interval.remove()
+        child.exit()
+        f.finish()
+    }
 }
