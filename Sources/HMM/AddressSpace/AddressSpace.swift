@@ -43,11 +43,18 @@ public final class AddressSpace: @unchecked Sendable {
     package func lockForWriting() { mmapLock.lockWrite() }
     /// Releases the mmap lock, and with it all marks of VMAs.
     package func unlockForWriting() {
+        schedulingPoint(.update, on: lockSequenceKey)
         lockSequence.add(1, ordering: .releasing)
         mmapLock.unlockWrite()
     }
 
     var lockSequenceNow: UInt64 { lockSequence.load(ordering: .acquiring) }
+    private var lockSequenceKey: UInt { withUnsafePointer(to: lockSequence) { UInt(bitPattern: $0) } }
+    /// The sequence as a fault sees it that holds a VMA's lock only.
+    private func lockSequenceOfFault() -> UInt64 {
+        schedulingPoint(.load, on: lockSequenceKey)
+        return lockSequence.load(ordering: .acquiring)
+    }
 
     /// Ends the faults that run under the VMA's own lock and keeps new ones out until the mmap lock is released.
     /// The mmap lock is held for writing.
@@ -67,11 +74,11 @@ public final class AddressSpace: @unchecked Sendable {
     /// The VMA of a page, its lock held for reading, for a fault that does without the mmap lock.
     func lockVMA(_ page: PageNumber, for cpu: CPU) -> VMA? {
         if let vma = cpu.recentVMA,
-            vmas.tryLock(vma, page, whileSequence: { lockSequence.load(ordering: .acquiring) })
+            vmas.tryLock(vma, page, whileSequence: lockSequenceOfFault)
         {
             return vma
         }
-        let vma = vmas.findAndLock(page) { lockSequence.load(ordering: .acquiring) }
+        let vma = vmas.findAndLock(page, whileSequence: lockSequenceOfFault)
         // A mapping of a file is not remembered: it would keep the file alive when it is gone.
         cpu.recentVMA = vma.flatMap { $0.isAnonymous ? $0 : nil }
         return vma

@@ -44,9 +44,9 @@ final class AnonVMA: @unchecked Sendable {
 
 /// The anonymous reverse maps of a machine by number, so that frames can name them.
 ///
-/// Locks: `lock` (.leaf).
+/// Locks: `lock` (.pool).
 final class AnonVMATable: @unchecked Sendable {
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     private var objects: [AnonVMA?] = [nil]
     private var liveCount = 0
 
@@ -63,6 +63,7 @@ final class AnonVMATable: @unchecked Sendable {
     }
 
     func remove(_ object: AnonVMA) {
+        schedulingPoint(.update, on: Self.key(object.id))
         lock.withLock {
             objects[Int(object.id)] = nil
             liveCount -= 1
@@ -70,7 +71,13 @@ final class AnonVMATable: @unchecked Sendable {
     }
 
     /// The object with this number, or nil when it is gone: then no VMA maps the page that names it.
-    func find(_ id: UInt32) -> AnonVMA? { lock.withLock { objects[Int(id)] } }
+    func find(_ id: UInt32) -> AnonVMA? {
+        schedulingPoint(.load, on: Self.key(id))
+        return lock.withLock { objects[Int(id)] }
+    }
+
+    /// What the place of one object in the table is called at scheduling points: no address, there is none that stays.
+    private static func key(_ id: UInt32) -> UInt { 0xA << 60 | UInt(id) }
 }
 
 extension VMA {

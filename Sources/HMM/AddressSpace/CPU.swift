@@ -71,7 +71,7 @@ public final class CPU: @unchecked Sendable {
         var turn: ResidenceTurns.Turn?
         defer { if let turn { space.notifiers.turns.give(turn) } }
         for _ in 0..<Self.faultLimit {
-            schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
+            announce(page, access)
             open()
             if let frame = translate(page, access) {
                 let result = body(frames.words(of: frame))
@@ -120,6 +120,25 @@ public final class CPU: @unchecked Sendable {
         }
     }
 
+    /// An access is one step, and no other thread runs inside its window; so all that it will look at is announced
+    /// before: the page's bytes, the flushes of this CPU, and the entries that a walk ends at.
+    @inline(__always)
+    private func announce(_ page: PageNumber, _ access: AccessKind) {
+        schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
+        if Seam.isWatching { announceWalk(page) }
+    }
+
+    @inline(never)
+    private func announceWalk(_ page: PageNumber) {
+        schedulingPoint(.load, on: flushKey)
+        guard let pmd = tables.entry(page, .pmd) else { return }
+        schedulingPoint(.load, on: UInt(bitPattern: pmd))
+        guard let pte = tables.entry(page, .pte) else { return }
+        schedulingPoint(.load, on: UInt(bitPattern: pte))
+    }
+
+    private var flushKey: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+
     // MARK: The window
 
     @inline(__always)
@@ -137,6 +156,7 @@ public final class CPU: @unchecked Sendable {
 
     /// Makes this CPU forget its translations, and waits until no access uses one of them. Any thread.
     func flush() {
+        schedulingPoint(.update, on: flushKey)
         flushRequests.add(1, ordering: .sequentiallyConsistent)
         let seen = window.load(ordering: .sequentiallyConsistent)
         guard seen & 1 == 1 else { return }

@@ -181,9 +181,9 @@ public final class FileMapping: @unchecked Sendable {
 
 /// The files of a machine by number, so that frames can name them.
 ///
-/// Locks: `lock` (.leaf).
+/// Locks: `lock` (.pool).
 final class FileTable: @unchecked Sendable {
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     private struct Weak { weak var file: FileMapping? }
     private var files: [Weak] = [Weak()]
 

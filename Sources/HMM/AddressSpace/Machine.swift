@@ -32,7 +32,7 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     let anonVMAs = AnonVMATable()
     let files = FileTable()
 
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     /// Address spaces that have not exited, in the order of their making. Guarded by `lock`.
     private var spaces: [Unmanaged<AddressSpace>] = []
     /// Who brings pages back from each zone of device-private memory. Guarded by `lock`.
@@ -73,11 +73,15 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     package var addressSpaces: [AddressSpace] { lock.withLock { spaces.map { $0.takeUnretainedValue() } } }
 
     package func setPrivateFaultHandler(_ handler: (any DevicePrivateFaultHandler)?, for memory: DeviceMemory) {
+        schedulingPoint(.update, on: address)
         lock.withLock { privateFaultHandlers[memory.zone] = handler }
     }
     func privateFaultHandler(for frame: FrameNumber) -> (any DevicePrivateFaultHandler)? {
-        lock.withLock { privateFaultHandlers[UInt16(frames.zone(of: frame))] }
+        schedulingPoint(.load, on: address)
+        return lock.withLock { privateFaultHandlers[UInt16(frames.zone(of: frame))] }
     }
+
+    private var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }
 
 /// What a driver of device-private memory does when a CPU touches a page that is there.

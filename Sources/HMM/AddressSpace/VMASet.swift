@@ -2,11 +2,12 @@ import Synchronization
 
 /// The mappings of one address space in address order.
 ///
-/// Changed with the mmap lock held for writing; `lock` (.leaf) is held in addition, because faults that do without the
-/// mmap lock look a VMA up under it.
+/// Changed with the mmap lock held for writing; `lock` (.pool) is held in addition, because faults that do without the
+/// mmap lock look a VMA up under it. Those lookups and all changes announce themselves.
 final class VMASet: @unchecked Sendable {
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     private var sorted: ContiguousArray<VMA> = []
+    private var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 
     var all: ContiguousArray<VMA> { lock.withLock { sorted } }
     var isEmpty: Bool { lock.withLock { sorted.isEmpty } }
@@ -34,16 +35,13 @@ final class VMASet: @unchecked Sendable {
     /// The VMA that contains the page, locked for reading, unless a writer has it: then the caller takes the mmap lock
     /// and learns why.
     func findAndLock(_ page: PageNumber, whileSequence sequence: () -> UInt64) -> VMA? {
-        let found: VMA? = lock.withLock {
-            guard let vma = vma(at: page), vma.lock.tryLockRead() else { return nil }
-            return vma
-        }
-        guard let found, keepsLocked(found, page, whileSequence: sequence) else { return nil }
+        schedulingPoint(.load, on: address)
+        guard let found = find(page), tryLock(found, page, whileSequence: sequence) else { return nil }
         return found
     }
 
-    /// The VMA that a CPU used last, locked for reading, if it still maps the page and no writer has it: the search,
-    /// and its lock that all CPUs share, are not needed then.
+    /// A VMA that was found before, locked for reading, if it still maps the page and no writer has it. For the one
+    /// that a CPU used last, the search and its lock that all CPUs share are not needed.
     func tryLock(_ vma: VMA, _ page: PageNumber, whileSequence sequence: () -> UInt64) -> Bool {
         guard vma.lock.tryLockRead() else { return false }
         return keepsLocked(vma, page, whileSequence: sequence)
@@ -93,17 +91,20 @@ final class VMASet: @unchecked Sendable {
     }
 
     func insert(_ vma: VMA) {
+        schedulingPoint(.update, on: address)
         lock.withLock { sorted.insert(vma, at: index(endingAfter: vma.pages.lowerBound)) }
     }
 
     /// The VMA is marked, or nobody can have met it.
     func remove(_ vma: VMA) {
+        schedulingPoint(.update, on: address)
         vma.isDetached.store(true, ordering: .releasing)
         lock.withLock { _ = sorted.remove(at: sorted.firstIndex { $0 === vma }!) }
     }
 
     /// Changes the borders of a VMA, which must not pass those of its neighbours.
     func adjust(_ vma: VMA, to pages: PageRange, pageOffset: UInt64) {
+        schedulingPoint(.update, on: address)
         lock.withLock {
             vma.pages = pages
             vma.pageOffset = pageOffset

@@ -19,7 +19,9 @@ public protocol DeviceCopyEngine: AnyObject, Sendable {
 /// happens to a frame that is freed.
 ///
 /// Kernel: struct dev_pagemap (include/linux/memremap.h, 6.12) with the free list that drivers keep beside it.
-/// Locks: `lock` (.zone); `frameFreed` may be called from anywhere that drops a reference and takes nothing else.
+/// Locks: `lock` (.zone). Whoever takes or frees frames counts itself in, and whoever looks at all frames or takes them
+/// out of use changes that: both announce it before they lock. `frameFreed` may be called from anywhere that drops a
+/// reference and takes nothing else.
 ///
 /// Invariant: INV-MG-3 a used frame has an entry or one owner in flight; a free one has no reference and lies on
 /// exactly one free list; `freed` is called once a life.
@@ -71,6 +73,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// or going away.
     public func allocate(order: Int = 0) -> FrameNumber? {
         guard !frames.injector.shouldFail(.deviceFrame) else { return nil }
+        willUse()
         guard let head = lock.withLock({ take(order: order) }) else { return nil }
         frames.prepareFolio(head, order: order)
         let isFirst = frames.tryLockFolio(head)
@@ -81,6 +84,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// Up to `count` folios of one page, as `allocate`. Answers how many there were.
     package func allocateSingles(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
         guard !frames.injector.shouldFail(.deviceFrame) else { return 0 }
+        willUse()
         lock.lock()
         let taken = takeSingles(count, heads)
         lock.unlock()
@@ -118,6 +122,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// The last reference to a folio of this memory went.
     func frameFreed(_ head: FrameNumber, order: Int) {
         freed?(head)
+        willUse()
         lock.withLock {
             useOrder.remove(head)
             chunks[chunkIndex(of: head)].allocator.free(head, order: order)
@@ -128,6 +133,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// As `frameFreed`, for single pages.
     func singlesFreed(_ heads: UnsafePointer<FrameNumber>, count: Int) {
         if let freed { for i in 0..<count { freed(heads[i]) } }
+        willUse()
         lock.lock()
         useOrder.remove(heads, count: count)
         var first = 0
@@ -152,6 +158,7 @@ public final class DeviceMemory: @unchecked Sendable {
 
     /// The folio became single pages, each of which is used and freed by itself from now on.
     func didSplit(_ head: FrameNumber, order: Int) {
+        willUse()
         lock.withLock { for i in 1..<(1 << order) { useOrder.append(head + i) } }
     }
 
@@ -160,6 +167,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// Second chance: a folio used since the last look goes to the end instead. So does what is answered, so that a
     /// folio that cannot be moved away does not stand in the way of the next look.
     package func leastRecentlyUsed(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+        willJudge()
         lock.lock()
         defer { lock.unlock() }
         var found = 0
@@ -182,6 +190,7 @@ public final class DeviceMemory: @unchecked Sendable {
 
     /// Takes all chunks out of use. The caller moves the used frames away and then calls `removeRetired`.
     package func retireChunks() {
+        willJudge()
         lock.withLock { for i in chunks.indices { chunks[i].isRetired = true } }
     }
 
@@ -192,7 +201,8 @@ public final class DeviceMemory: @unchecked Sendable {
 
     /// Forgets retired chunks that are empty. Answers false when some still have frames in use.
     package func removeRetired() -> Bool {
-        lock.withLock {
+        willJudge()
+        return lock.withLock {
             for chunk in chunks where chunk.isRetired && chunk.allocator.usedFrames == 0 {
                 frames.discardBytes(chunk.first, count: chunk.count)
                 spare.append((chunk.first, chunk.count))
@@ -203,7 +213,18 @@ public final class DeviceMemory: @unchecked Sendable {
     }
 
     /// Hands out nothing from now on.
-    package func kill() { lock.withLock { isDead = true } }
+    package func kill() {
+        willJudge()
+        lock.withLock { isDead = true }
+    }
+
+    /// Announces that frames are taken or freed: the order of two such steps shows only in numbers and in which of the
+    /// folios was used last.
+    private func willUse() { schedulingPoint(.load, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())) }
+    /// Announces a step that all takes and frees stand before or behind.
+    private func willJudge() {
+        schedulingPoint(.update, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()))
+    }
 
     // MARK: With the lock held
 

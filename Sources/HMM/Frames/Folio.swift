@@ -93,13 +93,25 @@ extension FrameTable {
 
     // MARK: References
 
+    // Who takes or drops a reference counts itself in or out, and those steps commute; who decides by the count, makes
+    // it zero or frees the folio, is announced as changing it.
+
     @inline(__always)
-    package func refCount(_ head: FrameNumber) -> Int { Int(record(head).pointee.refCount.load(ordering: .acquiring)) }
+    package func refCount(_ head: FrameNumber) -> Int {
+        schedulingPoint(.update, on: UInt(bitPattern: record(head)))
+        return Int(record(head).pointee.refCount.load(ordering: .acquiring))
+    }
+
+    /// Whether the folio is in use at this moment: a hint, for those who walk over many frames.
+    @inline(__always)
+    func isUsed(_ head: FrameNumber) -> Bool { record(head).pointee.refCount.load(ordering: .acquiring) > 0 }
 
     /// One more reference of a folio that the caller already keeps alive. Takes a head or a tail.
     @inline(__always)
     package func get(_ frame: FrameNumber, count: Int32 = 1) {
-        let old = record(head(of: frame)).pointee.refCount.add(count, ordering: .relaxed).oldValue
+        let head = head(of: frame)
+        schedulingPoint(.load, on: UInt(bitPattern: record(head)))
+        let old = record(head).pointee.refCount.add(count, ordering: .relaxed).oldValue
         #if HMM_INVARIANT_CHECKS
             precondition(old > 0, "a reference to a free folio was taken")
         #else
@@ -131,6 +143,7 @@ extension FrameTable {
     @inline(__always)
     package func put(_ frame: FrameNumber, count: Int32 = 1) {
         let head = head(of: frame)
+        if Seam.isWatching { announcePut(head, count) }
         let left = record(head).pointee.refCount.subtract(count, ordering: .acquiringAndReleasing).newValue
         if left == 0 { freeFolio(head) }
         #if HMM_INVARIANT_CHECKS
@@ -138,9 +151,17 @@ extension FrameTable {
         #endif
     }
 
+    /// Announces that references are to be dropped.
+    @inline(never)
+    func announcePut(_ head: FrameNumber, _ count: Int32 = 1) {
+        let isLast = record(head).pointee.refCount.load(ordering: .relaxed) == count
+        schedulingPoint(isLast ? .update : .load, on: UInt(bitPattern: record(head)))
+    }
+
     /// Sets the count to 0 if it is `expected`: nobody can take a reference until `unfreeze`.
     func freeze(_ head: FrameNumber, expected: Int) -> Bool {
-        record(head).pointee.refCount.compareExchange(
+        schedulingPoint(.update, on: UInt(bitPattern: record(head)))
+        return record(head).pointee.refCount.compareExchange(
             expected: Int32(expected), desired: 0, ordering: .acquiringAndReleasing
         ).exchanged
     }

@@ -28,6 +28,7 @@ extension FrameTable {
         for i in 0..<count {
             let frame = heads[i]
             unlockFolio(frame)
+            if Seam.isWatching { announcePut(frame) }
             let left = record(frame).pointee.refCount.subtract(1, ordering: .acquiringAndReleasing).newValue
             guard left == 0 else { continue }
             guard resetSingle(frame) else {

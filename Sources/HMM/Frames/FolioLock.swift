@@ -37,17 +37,17 @@ extension FrameTable {
 
     /// Takes the folio lock if nobody has it.
     package func tryLockFolio(_ head: FrameNumber) -> Bool {
-        schedulingPoint(.acquire, on: lockKey(head))
+        schedulingPoint(.tryAcquire, on: lockKey(head))
         guard setLocked(head) else { return false }
         LockOrder.acquired(lockClass(head), lockKey(head))
         return true
     }
 
     package func unlockFolio(_ head: FrameNumber) {
+        schedulingPoint(.release, on: lockKey(head))
         LockOrder.released(lockClass(head), lockKey(head))
         precondition(isLocked(head), "an unlocked folio was unlocked")
         let flags = unlockWord(head)
-        schedulingPoint(.release, on: lockKey(head))
         if flags & FrameFlags.dropWanted != 0 { swapCacheDropper?.dropIfUnused(head) }
     }
 

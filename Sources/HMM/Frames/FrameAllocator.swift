@@ -7,10 +7,10 @@ import Synchronization
 /// at one lock and the lists are touched once a batch. Memory above the high-water mark was never used and is on no
 /// list, which makes an untouched machine free of cost.
 ///
-/// Locks: a stripe's (.zone) > `lock` (.leaf), which guards the lists and the links in the frame records. A chunk of
-/// device memory is guarded by its owner's lock, and its one stripe's is a .leaf.
+/// Locks: a stripe's (.zone) > `lock` (.pool), which guards the lists and the links in the frame records. A chunk of
+/// device memory is guarded by its owner's lock, and its one stripe's is a .pool.
 final class FrameAllocator: @unchecked Sendable {
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     private let records: UnsafeMutablePointer<FrameRecord>
     private let first: UInt32
     private let end: UInt32
@@ -50,7 +50,7 @@ final class FrameAllocator: @unchecked Sendable {
         self.isShared = isShared
         stripeCount = isShared ? ThreadStripe.count : 1
         stripes = .allocate(capacity: stripeCount)
-        for i in 0..<stripeCount { (stripes + i).initialize(to: FrameStripe(isShared ? .zone : .leaf)) }
+        for i in 0..<stripeCount { (stripes + i).initialize(to: FrameStripe(isShared ? .zone : .pool)) }
     }
 
     deinit {

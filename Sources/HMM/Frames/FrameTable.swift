@@ -20,7 +20,7 @@ public final class FrameTable: @unchecked Sendable {
     let hugetlb: HugetlbPool
     /// Device memory, by zone number minus 1. Guarded by `zonesLock`; entries are only appended.
     private(set) var deviceZones: [DeviceMemory] = []
-    private let zonesLock = SpinLock(.leaf)
+    private let zonesLock = SpinLock(.pool)
     /// Frames of a chunk of device memory: 256 MiB. Each chunk has as many frame numbers, even if it is smaller.
     package static let chunkFrames = 65536
     private let deviceStart: UInt32

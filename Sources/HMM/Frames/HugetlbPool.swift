@@ -14,9 +14,9 @@ final class HugetlbFaultMutex: Sendable {
 ///
 /// Kernel: struct hstate, dequeue_hugetlb_folio_vma, free_huge_folio, hugetlb_acct_memory (mm/hugetlb.c, 6.12), without
 /// surplus pages.
-/// Locks: `lock` (.zone).
+/// Locks: `lock` (.leaf): who is promised the last page can be seen.
 final class HugetlbPool: @unchecked Sendable {
-    private let lock = SpinLock(.zone)
+    private let lock = SpinLock(.leaf)
     /// The frames of the pool lie behind system memory; each page starts at a multiple of 512.
     let firstFrame: FrameNumber
     let pageCount: Int

@@ -3,7 +3,8 @@ import Synchronization
 /// The pages of one file: for each page offset a frame, a swap slot, or nothing.
 ///
 /// A frame in the cache holds one reference (a large folio one a page). Slots are changed with the folio locked, or
-/// under the file's invalidate lock, and always under `lock`; they are read without a lock, by `get`.
+/// under the file's invalidate lock, and always under `lock`; they are read without a lock, by `get`. Both announce
+/// the slot first.
 final class PageCache: @unchecked Sendable {
     /// What a slot holds.
     enum Content: Equatable {

@@ -13,7 +13,7 @@ package struct SwapSlot: Hashable, Sendable {
 /// the swap cache, where both copies of the page are the same or the frame is dirty.
 ///
 /// Invariant: INV-AS-13 the count equals the entries that name the slot plus one while it is cached.
-/// Locks: `lock` (.swap).
+/// Locks: `lock` (.swap). Each use announces itself first, because faults see by the slots what others did.
 package final class SwapArea: @unchecked Sendable {
     private let lock = SpinLock(.swap)
     private let arena: HostMemory
@@ -43,6 +43,7 @@ package final class SwapArea: @unchecked Sendable {
     /// a fault that still holds an entry of its former life.
     func allocate(_ count: Int = 1, caching head: FrameNumber = .none) -> SwapSlot? {
         guard !injector.shouldFail(.swapSlot) else { return nil }
+        willChange()
         return lock.withLock {
             let first: UInt32
             if count == 1, let recent = freeSlots.popLast() {
@@ -85,14 +86,18 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     /// One more entry names the slot.
-    func get(_ slot: SwapSlot) { lock.withLock { counts[Int(slot.raw)] += 1 } }
+    func get(_ slot: SwapSlot) {
+        willChange()
+        lock.withLock { counts[Int(slot.raw)] += 1 }
+    }
 
     /// One entry less. The last one frees the slot.
     func put(_ slot: SwapSlot) { _ = putEntry(slot) }
 
     /// As `put`. Answers the frame that caches the slot now: asked before or after, it could come or go in between.
     func putEntry(_ slot: SwapSlot) -> FrameNumber? {
-        lock.withLock {
+        willChange()
+        return lock.withLock {
             precondition(counts[Int(slot.raw)] > 0, "a free swap slot was dropped")
             counts[Int(slot.raw)] -= 1
             let frame = cached[Int(slot.raw)]
@@ -105,16 +110,21 @@ package final class SwapArea: @unchecked Sendable {
         }
     }
 
-    func count(_ slot: SwapSlot) -> Int { lock.withLock { Int(counts[Int(slot.raw)]) } }
+    func count(_ slot: SwapSlot) -> Int {
+        willLook()
+        return lock.withLock { Int(counts[Int(slot.raw)]) }
+    }
 
     /// The frame that caches the slot. Without a reference: the caller takes one and looks again.
     func cachedFrame(_ slot: SwapSlot) -> FrameNumber? {
-        lock.withLock { cached[Int(slot.raw)] == .none ? nil : cached[Int(slot.raw)] }
+        willLook()
+        return lock.withLock { cached[Int(slot.raw)] == .none ? nil : cached[Int(slot.raw)] }
     }
 
     /// Makes `frame` the cache of the slot, which counts once for it. False when another frame is, or the slot is free.
     func insertCache(_ slot: SwapSlot, _ frame: FrameNumber) -> Bool {
-        lock.withLock {
+        willChange()
+        return lock.withLock {
             guard cached[Int(slot.raw)] == .none, counts[Int(slot.raw)] > 0 else { return false }
             cached[Int(slot.raw)] = frame
             counts[Int(slot.raw)] += 1
@@ -123,7 +133,13 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     /// The slot is cached no more. The count that the cache held must be dropped by `put`.
-    func removeCache(_ slot: SwapSlot) { lock.withLock { cached[Int(slot.raw)] = .none } }
+    func removeCache(_ slot: SwapSlot) {
+        willChange()
+        lock.withLock { cached[Int(slot.raw)] = .none }
+    }
+
+    private func willLook() { schedulingPoint(.load, on: UInt(bitPattern: arena.base)) }
+    private func willChange() { schedulingPoint(.update, on: UInt(bitPattern: arena.base)) }
 
     /// The slots in use, with their counts and the frames that cache them.
     func snapshot() -> [(slot: SwapSlot, count: Int, cached: FrameNumber?)] {

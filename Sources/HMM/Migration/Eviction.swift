@@ -126,7 +126,7 @@ extension Machine {
         var offset = 0
         while offset < count {
             let frame = first + offset
-            guard frames.refCount(frames.head(of: frame)) > 0 else {
+            guard frames.isUsed(frames.head(of: frame)) else {
                 offset += 1
                 continue
             }

@@ -112,7 +112,8 @@ public final class DeviceTLB: DeviceTranslationCache, @unchecked Sendable {
                 let index = (Int(page.raw) + offset) % Self.flightLimit
                 let flight = flights + index
                 guard flight.pointee.load(ordering: .relaxed) == 0 else { continue }
-                schedulingPoint(.update, on: UInt(bitPattern: flight))
+                // Accesses count themselves in and out; only a shootdown looks who is in.
+                schedulingPoint(.load, on: waitKey)
                 let begin = generation.load(ordering: .sequentiallyConsistent)
                 let word = Self.occupied | page.raw << Self.pageShift | begin & Self.generationMask
                 if flight.pointee.compareExchange(expected: 0, desired: word, ordering: .sequentiallyConsistent)
@@ -123,7 +124,7 @@ public final class DeviceTLB: DeviceTranslationCache, @unchecked Sendable {
     }
 
     private func unregister(_ flight: Int) {
-        schedulingPoint(.update, on: UInt(bitPattern: flights + flight))
+        schedulingPoint(.load, on: waitKey)
         flights[flight].store(0, ordering: .sequentiallyConsistent)
         if sleepers.load(ordering: .sequentiallyConsistent) != 0 { WaitQueue.wakeAll(waitKey) }
     }
@@ -185,8 +186,10 @@ public final class DeviceTLB: DeviceTranslationCache, @unchecked Sendable {
     public func shootDown(_ shootdown: MirrorShootdown) {
         guard !shootdown.isEmpty else { return }
         shootdownCount.add(1, ordering: .relaxed)
+        schedulingPoint(.update, on: waitKey)
         _ = generation.add(1, ordering: .sequentiallyConsistent)
         purge(shootdown)
+        schedulingPoint(.update, on: waitKey)
         let limit = generation.add(1, ordering: .sequentiallyConsistent).newValue
         for index in 0..<Self.flightLimit where isInTheWay(index, shootdown, before: limit) {
             waitUntil { !isInTheWay(index, shootdown, before: limit) }

@@ -46,7 +46,7 @@ final class DirectoryPool: @unchecked Sendable {
     private let regionBytes: Int
     private let capacity: UInt32
 
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     // The rest is guarded by `lock`.
     private var used: UInt32 = 1
     private var freeHead = DirectoryPool.none
@@ -171,6 +171,7 @@ final class DirectoryPool: @unchecked Sendable {
 
     /// Takes a dead directory that was just unlinked; it is free after a grace period.
     func retire(_ directory: UInt32) {
+        epoch.willNote()
         lock.withLock {
             let list = Int(epoch.current % 3)
             link(directory).pointee = limbo[list]
@@ -183,6 +184,7 @@ final class DirectoryPool: @unchecked Sendable {
     /// Frees what no reader can see any more. Never waits for readers.
     func collect() {
         guard limboHint.load(ordering: .relaxed) != 0 else { return }
+        epoch.willAdvance()
         lock.withLock {
             // Two steps of the phase suffice for everything that is in limbo now.
             for _ in 0..<2 where limboTotal > 0 {

@@ -56,7 +56,8 @@ final class DirectoryTree: Sendable {
     /// Increments the count unless the directory is dying. The caller is in a section of the epoch.
     func tryProtect(_ directory: UInt32) -> Bool {
         let count = pool.count(directory)
-        schedulingPoint(.update, on: UInt(bitPattern: count))
+        // Protections count themselves in; whoever drops or kills looks at the count.
+        schedulingPoint(.load, on: UInt(bitPattern: count))
         var seen = count.pointee.load(ordering: .relaxed)
         while seen != 0 {
             let result = count.pointee.weakCompareExchange(

@@ -42,7 +42,8 @@ final class MirrorEpoch: Sendable {
         while true {
             schedulingPoint(.load, on: waitKey)
             let seen = current
-            schedulingPoint(.update, on: waitKey)
+            // Readers count themselves in and out; only `advance` looks at how many there are.
+            schedulingPoint(.load, on: waitKey)
             _ = add(1, in: seen)
             if current == seen { return seen }
             leave(seen)
@@ -50,18 +51,23 @@ final class MirrorEpoch: Sendable {
     }
 
     func leave(_ phase: UInt64) {
-        schedulingPoint(.update, on: waitKey)
+        schedulingPoint(.load, on: waitKey)
         if add(-1, in: phase) == 0, waiters.load(ordering: .sequentiallyConsistent) != 0 {
             WaitQueue.wakeAll(waitKey)
         }
     }
 
+    /// Announces that the phase is to be moved on.
+    func willAdvance() { schedulingPoint(.update, on: waitKey) }
+
+    /// Announces that the phase is to be noted with something that was unlinked.
+    func willNote() { schedulingPoint(.load, on: waitKey) }
+
     /// Moves the phase on if no reader of the phase before is left. The caller holds the lock that guards the lists of
-    /// what is to be freed.
+    /// what is to be freed, and has announced the step (`willAdvance`) before it took it.
     func advance() -> Bool {
         let seen = current
         guard readers(in: seen &- 1) == 0 else { return false }
-        schedulingPoint(.update, on: waitKey)
         phase.store(seen &+ 1, ordering: .sequentiallyConsistent)
         return true
     }

@@ -10,7 +10,8 @@ final class MirrorGate: Sendable {
 
     /// Waits while a call is alone inside. The caller must not hold a directory lock.
     func enter() {
-        schedulingPoint(.update, on: waitKey)
+        // Ordinary calls count themselves in and out; only who wants to be alone looks at the count.
+        schedulingPoint(.load, on: waitKey)
         while true {
             let seen = state.load(ordering: .relaxed)
             if seen & Self.alone != 0 {
@@ -22,7 +23,7 @@ final class MirrorGate: Sendable {
     }
 
     func leave() {
-        schedulingPoint(.update, on: waitKey)
+        schedulingPoint(.load, on: waitKey)
         _ = state.subtract(1, ordering: .releasing)
     }
 

@@ -44,7 +44,8 @@ package struct Invalidation: ~Copyable {
         LockOrder.willAcquire(.subscriptions, notifiers.address)
         schedulingPoint(.load, on: notifiers.address)
         guard notifiers.isObserved.load(ordering: .acquiring) else {
-            schedulingPoint(.update, on: notifiers.unobservedKey)
+            // Everybody counts itself in and out; only a first subscriber looks at the count.
+            schedulingPoint(.load, on: notifiers.unobservedKey)
             notifiers.unobserved.add(1, ordering: .sequentiallyConsistent)
             // A first subscriber sets the flag before it looks at the count: one of us sees the other.
             if !notifiers.isObserved.load(ordering: .sequentiallyConsistent) {
@@ -80,7 +81,7 @@ package struct Invalidation: ~Copyable {
 extension MMUNotifiers {
     /// An invalidation that nobody had to hear of is over.
     func leaveUnobserved() {
-        schedulingPoint(.update, on: unobservedKey)
+        schedulingPoint(.load, on: unobservedKey)
         let remaining = unobserved.subtract(1, ordering: .sequentiallyConsistent).newValue
         if remaining == 0, isObserved.load(ordering: .sequentiallyConsistent) { WaitQueue.wakeAll(unobservedKey) }
     }

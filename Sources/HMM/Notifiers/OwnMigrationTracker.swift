@@ -53,6 +53,7 @@ public final class OwnMigrationTracker: @unchecked Sendable {
             preconditionFailure("an own migration was ended twice")
         }
         ranges.remove(at: index)
+        schedulingPoint(.update, on: key)
         ended.add(1, ordering: .releasing)
         WaitQueue.wakeAll(key)
     }

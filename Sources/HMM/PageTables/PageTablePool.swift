@@ -42,7 +42,7 @@ package final class PageTablePool: @unchecked Sendable {
     /// Entries of each table that are not empty. Guarded by the table's lock.
     /// Invariant: INV-AS-11.
     let entryCounts: UnsafeMutablePointer<Int32>
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     private let capacity: UInt32
     // Guarded by `lock`.
     private var untouched: UInt32 = 1

@@ -38,20 +38,23 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
     public static let pmd = LockClass(rank: 13)
     /// A page-table lock.
     public static let pte = LockClass(rank: 14)
-    /// Swap cache and swap slots.
+    /// Swap cache and swap slots, and the slots of a page cache. Commutes: each use is announced before.
     public static let swap = LockClass(rank: 15)
     /// The lists of reclaim.
     public static let lru = LockClass(rank: 16)
-    /// The free lists of a zone.
+    /// The free lists of a zone. Commutes.
     public static let zone = LockClass(rank: 17)
-    /// Innermost: small private locks that are held around a few instructions.
+    /// Small private locks that are held around a few instructions.
     public static let leaf = LockClass(rank: 18)
+    /// Innermost: allocators, and tables whose readers and writers announce themselves. Commutes.
+    public static let pool = LockClass(rank: 19)
 
     /// The name in the tree.
     public var name: String {
         let names: [StaticString] = [
             "inode", "mmap", "vma", "invalidate", "folio", "hugetlbFault", "hugetlbVMA", "iMmap", "hugetlbFolio",
             "anonVMA", "subscriptions", "driver", "mirrorDirectory", "pmd", "pte", "swap", "lru", "zone", "leaf",
+            "pool",
         ]
         return names[Int(rank)].description
     }
@@ -67,6 +70,18 @@ public struct LockClass: Hashable, Sendable, CustomStringConvertible {
         let isPageTableBranch = rank >= LockClass.pmd.rank && rank <= LockClass.lru.rank
         return isPageTableBranch ? outer & ~(LockClass.driver.bit | LockClass.mirrorDirectory.bit) : outer
     }
+
+    /// Whether the order of two critical sections is nobody's business: the licence of an explorer to run each as a
+    /// part of the step around it, so that taking and releasing the lock are no scheduling points.
+    ///
+    /// The sections of such a class take no locks but of classes that commute too, never wait, and reach no scheduling
+    /// point. Nobody can see in which order two of them ran, but by the numbers of the frames, slots, tables and
+    /// objects that they handed out; what can be seen beyond that is announced by a step of its own, before the lock is
+    /// taken. Not covered: which of two threads gets the last frame or slot there is.
+    public var commutes: Bool { bit & Self.commuting != 0 }
+
+    /// The classes that commute, as bits.
+    static var commuting: UInt32 { swap.bit | zone.bit | pool.bit }
 
     /// Whether a thread may hold one lock of this class and wait for a second at a higher address.
     @inline(__always) var allowsAscendingPair: Bool { self == .pmd || self == .pte }

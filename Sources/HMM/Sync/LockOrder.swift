@@ -23,7 +23,8 @@ import CLinux
 //                               swap
 //                                 lru
 //     zone                               may be taken under anything above
-//       leaf                             may be taken under anything
+//       leaf                             may be taken under anything but a pool
+//         pool                           may be taken under anything
 //
 // Exceptions
 // ----------

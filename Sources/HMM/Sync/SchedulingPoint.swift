@@ -9,7 +9,8 @@ public enum SchedulingPoint {
         /// Try for a lock without waiting.
         case tryAcquire, tryAcquireShared
         case release, releaseShared
-        /// An atomic read, write, or read-modify-write of a shared word.
+        /// An atomic read, write, or read-modify-write of a shared word. A `load` is also the step of one who counts
+        /// itself in or out where only the writers look at the count: two of them commute.
         case load, store, update
         /// Sleep on a wait queue, or wake its sleepers.
         case wait, wake
@@ -37,5 +38,8 @@ public func schedulingPoint(_ kind: SchedulingPoint.Kind, on object: UInt) {
 
 @inline(never)
 func announce(_ kind: SchedulingPoint.Kind, _ object: UInt) {
+    precondition(
+        (Seam.watchedThread?.pointee.held_mask ?? 0) & LockClass.commuting == 0,
+        "a scheduling point inside a critical section that commutes")
     _ = Seam.withScheduler { $0.schedulingPoint(kind, on: object) }
 }

@@ -103,7 +103,7 @@ public struct SpinLock: ~Copyable, Sendable {
     @inline(never)
     private func lockWatched() {
         let (address, lockClass) = (address, lockClass)
-        schedulingPoint(.acquire, on: address)
+        if !lockClass.commutes { schedulingPoint(.acquire, on: address) }
         LockOrder.willAcquire(lockClass, address)
         if !takeFast() { lockSlow() }
         LockOrder.acquired(lockClass, address)
@@ -111,7 +111,8 @@ public struct SpinLock: ~Copyable, Sendable {
 
     @inline(never)
     private func tryLockWatched() -> Bool {
-        schedulingPoint(.tryAcquire, on: address)
+        let (address, lockClass) = (address, lockClass)
+        if !lockClass.commutes { schedulingPoint(.tryAcquire, on: address) }
         guard state.load(ordering: .relaxed) & Self.locked == 0 && takeFast() else { return false }
         LockOrder.acquired(lockClass, address)
         return true
@@ -119,7 +120,8 @@ public struct SpinLock: ~Copyable, Sendable {
 
     @inline(never)
     private func unlockWatched() {
-        schedulingPoint(.release, on: address)
+        let (address, lockClass) = (address, lockClass)
+        if !lockClass.commutes { schedulingPoint(.release, on: address) }
         precondition(isLocked, "unlock of a spin lock that nobody holds")
         LockOrder.released(lockClass, address)
         release()

@@ -15,7 +15,7 @@ import Testing
         ]
         for branch: [LockClass] in [[.driver, .mirrorDirectory], [.pmd, .pte, .swap, .lru]] {
             let found = violations {
-                let path = order + branch + [.zone, .leaf]
+                let path = order + branch + [.zone, .leaf, .pool]
                 for (index, lockClass) in path.enumerated() {
                     LockOrder.willAcquire(lockClass, UInt(index + 1))
                     LockOrder.acquired(lockClass, UInt(index + 1))
@@ -30,8 +30,8 @@ import Testing
 
     @Test(arguments: [
         (LockClass.mmap, LockClass.inode), (.folio, .mmap), (.pte, .folio), (.pte, .pmd), (.pte, .driver),
-        (.driver, .pte), (.driver, .pmd), (.mirrorDirectory, .pte), (.driver, .mmap), (.leaf, .zone), (.lru, .swap),
-        (.driver, .swap), (.anonVMA, .iMmap), (.driver, .subscriptions),
+        (.driver, .pte), (.driver, .pmd), (.mirrorDirectory, .pte), (.driver, .mmap), (.leaf, .zone),
+        (.pool, .leaf), (.lru, .swap), (.driver, .swap), (.anonVMA, .iMmap), (.driver, .subscriptions),
     ])
     func againstTheOrderIsReported(held: LockClass, wanted: LockClass) {
         let found = violations {
@@ -115,6 +115,23 @@ import Testing
         found = outcome.violations
         #expect(found.map(\.kind) == [.notHeld])
         #expect(outcome.leftLocks == 1)
+    }
+
+    @Test(arguments: [(LockClass.swap, 0), (.zone, 0), (.pool, 0), (.leaf, 2), (.lru, 2), (.pte, 2)])
+    func locksThatCommuteAreNoSchedulingPoints(lockClass: LockClass, points: Int) {
+        #expect(lockClass.commutes == (points == 0))
+        let lock = SpinLock(lockClass)
+        let outcome = RoundRobinScheduler.run([{ lock.withLock {} }])
+        #expect(outcome.trace.count == points)
+        #expect(outcome.ending == .finished && outcome.leftLocks == 0)
+    }
+
+    /// Other threads would find the lock taken, which those who skip its scheduling points never see.
+    @Test func aSchedulingPointUnderALockThatCommutesTraps() async {
+        await #expect(processExitsWith: .failure) {
+            let lock = SpinLock(.pool)
+            _ = RoundRobinScheduler.run([{ lock.withLock { schedulingPoint(.load, on: 1) } }])
+        }
     }
 
     #if HMM_INVARIANT_CHECKS
