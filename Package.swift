@@ -20,6 +20,7 @@ let package = Package(
     name: "swift-hmm",
     products: [
         .library(name: "HMM", targets: ["HMM"]),
+        .library(name: "HMMExplorer", targets: ["HMMExplorer"]),
         .executable(name: "hmm", targets: ["hmm"]),
     ],
     dependencies: [
@@ -33,6 +34,8 @@ let package = Package(
         .target(name: "HMM", dependencies: ["CLinux"], swiftSettings: settings),
         // The scenario language: text, statements, result lines, and the player.
         .target(name: "HMMScenario", dependencies: ["HMM"], swiftSettings: settings),
+        // Runs threads of the core in every order.
+        .target(name: "HMMExplorer", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // What the host kernel takes for the operations of `hmm bench`.
         .target(name: "CBench"),
         // The command.
@@ -41,6 +44,7 @@ let package = Package(
             swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        .testTarget(name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer"], swiftSettings: settings),
         .testTarget(name: "HMMBenchTests", dependencies: ["hmm", argumentParser], swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.

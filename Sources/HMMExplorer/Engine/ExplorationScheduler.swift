@@ -1,0 +1,381 @@
+import HMM
+
+/// Runs one schedule after the other: the threads of a program, one at a time, in the order that a strategy chooses.
+///
+/// A step reaches from one scheduling point of a thread to its next one. All threads stand at a point when a choice is
+/// made, so for each of them the next operation is known before it is made. A thread that is about to take a lock that
+/// another one holds cannot be chosen: it would only sleep, and waking it is one more way to say the same order. While
+/// there is a single thread nothing is chosen and nothing noted.
+///
+/// Nothing here is locked: a scheduler, its strategy and what they note belong to one thread of the system.
+package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
+    package static let threadLimit = 16
+
+    /// What a thread is about to do.
+    struct Pending {
+        var kind: StepKind
+        var mark: Int16
+        var object: Int32
+    }
+
+    /// The state of the schedule under way, behind a pointer: it changes with every step, and a thread that is switched
+    /// away in the middle of an access to a stored property would make that access last.
+    struct State {
+        var current = 0
+        var threadCount = 0
+        /// Not finished.
+        var unfinished: ThreadSet = 0
+        /// Not finished and not asleep.
+        var runnable: ThreadSet = 0
+        /// Gave way again and again; they go on when somebody else made a step.
+        var gaveWay: ThreadSet = 0
+        /// How often the thread that made the last step gave way since another one made one.
+        var yields = 0
+        /// Who made the last step, or -1.
+        var lastThread = -1
+        /// The thread that sleeps until all that it started have come to their end, or -1.
+        var parent = -1
+        var stepCount = 0
+        var stepLimit = 0
+        var stepCapacity = 0
+        /// Locks that are held, as far as their taking was a step.
+        var heldLocks = 0
+        var time: UInt64 = 0
+        var random: UInt64 = 0
+        var isObserving = false
+        /// A finding was made, or the order is not to be explored: no more choices, threads just run to their end.
+        var isDraining = false
+    }
+
+    let state: UnsafeMutablePointer<State>
+    let pending: UnsafeMutablePointer<Pending>
+    private(set) var steps: UnsafeMutablePointer<Step>
+    /// Invariant: `threads[i]` is initialised for i < `poolCount`.
+    private let threads: UnsafeMutablePointer<Unmanaged<VirtualThread>>
+    private var poolCount = 0
+    private(set) var names: [String] = []
+    var objects = ObjectTable()
+    var strategy = Strategy()
+    /// Looked at when no lock is held; answers what is wrong.
+    var observer: (() -> ScheduleFinding?)?
+    private(set) var finding: ScheduleFinding?
+
+    package override init() {
+        state = .allocate(capacity: 1)
+        state.initialize(to: State())
+        pending = .allocate(capacity: Self.threadLimit)
+        pending.initialize(repeating: Pending(kind: .start, mark: -1, object: -1), count: Self.threadLimit)
+        threads = .allocate(capacity: Self.threadLimit)
+        steps = .allocate(capacity: 0)
+        super.init()
+    }
+
+    deinit {
+        for index in 0..<poolCount { threads[index].release() }
+        threads.deallocate()
+        pending.deallocate()
+        steps.deallocate()
+        state.deallocate()
+    }
+
+    // MARK: A schedule
+
+    /// Runs `body` as the first thread, and whatever threads it makes, to the end or until none can go on.
+    func run(stepLimit: Int, _ body: @escaping () -> Void) -> ScheduleEnding {
+        prepare(stepLimit: stepLimit)
+        spawn(name: "main", body)
+        whileInstalled { thread(0)._withUnsafeGuaranteedRef { $0.enter() } }
+        strategy.end(steps: state.pointee.stepCount)
+        if state.pointee.unfinished == 0 { return .finished }
+        abandon()
+        return .abandoned
+    }
+
+    private func prepare(stepLimit: Int) {
+        state.pointee = State()
+        state.pointee.stepLimit = stepLimit
+        finding = nil
+        names.removeAll(keepingCapacity: true)
+        detours.removeAll(keepingCapacity: true)
+        objects.reset()
+        // The fair part that follows the limit is as long again, and draining too.
+        let capacity = stepLimit * 3 + 16
+        if state.pointee.stepCapacity != capacity {
+            steps.deallocate()
+            steps = .allocate(capacity: capacity)
+        }
+        state.pointee.stepCapacity = capacity
+    }
+
+    /// The threads stay where they are, on stacks that nobody unwinds: those are not used again.
+    private func abandon() {
+        for index in 0..<poolCount { threads[index].release() }
+        poolCount = 0
+    }
+
+    @inline(__always)
+    private func thread(_ index: Int) -> Unmanaged<VirtualThread> { threads[index] }
+
+    package override func spawn(name: String, _ body: @escaping () -> Void) {
+        let index = state.pointee.threadCount
+        precondition(index < Self.threadLimit, "more than \(Self.threadLimit) threads in one schedule")
+        if index == poolCount {
+            threads[index] = .passRetained(VirtualThread(index: index, name: name, scheduler: self))
+            poolCount += 1
+        }
+        threads[index]._withUnsafeGuaranteedRef { $0.start(body) }
+        names.append(name)
+        state.pointee.threadCount += 1
+        state.pointee.unfinished |= .only(index)
+        state.pointee.runnable |= .only(index)
+        pending[index] = Pending(kind: .start, mark: -1, object: -1)
+        if index > 0 { strategy.spawned(index, by: state.pointee.current) }
+    }
+
+    // MARK: What the core calls
+
+    package override func schedulingPoint(_ kind: SchedulingPoint.Kind, on address: UInt) {
+        let s = state
+        let current = s.pointee.current
+        // Alone: nothing to choose.
+        if s.pointee.unfinished == .only(current) || s.pointee.isObserving { return }
+        pending[current].kind = StepKind(rawValue: kind.rawValue)!
+        pending[current].object = address == 0 ? -1 : objects.id(address)
+        observe()
+        goOn(from: current)
+    }
+
+    package override func block(on key: UInt) {
+        let current = state.pointee.current
+        state.pointee.runnable &= ~.only(current)
+        pending[current].kind = .resume
+        pending[current].object = objects.id(key)
+        goOn(from: current)
+    }
+
+    package override func unblock(_ index: Int) { state.pointee.runnable |= .only(index) }
+
+    package override func finished(_ index: Int) {
+        state.pointee.unfinished &= ~.only(index)
+        state.pointee.runnable &= ~.only(index)
+        if state.pointee.unfinished == 0 { return thread(index)._withUnsafeGuaranteedRef { $0.leave() } }
+        if state.pointee.parent >= 0, state.pointee.unfinished == .only(state.pointee.parent) {
+            state.pointee.runnable = state.pointee.unfinished
+            state.pointee.current = state.pointee.parent
+            let parent = threads[state.pointee.parent]
+            return thread(index)._withUnsafeGuaranteedRef { me in parent._withUnsafeGuaranteedRef { me.yield(to: $0) } }
+        }
+        goOn(from: index)
+    }
+
+    package override func now() -> UInt64 { state.pointee.time }
+
+    package override func sleep(nanoseconds: UInt64) {
+        state.pointee.time += nanoseconds
+        schedulingPoint(.yield, on: 0)
+    }
+
+    package override func random() -> UInt64 { SplitMix.next(&state.pointee.random) }
+
+    package override func lockOrderViolation(_ violation: LockOrderViolation) {
+        find(ScheduleFinding(kind: .lockOrder, what: "\(violation)", thread: state.pointee.current))
+    }
+
+    // MARK: What a program calls
+
+    /// Runs `bodies` as threads; returns when the last of them has come to its end. The caller is alone.
+    func runTogether(_ bodies: [(name: String, body: () -> Void)]) {
+        let current = state.pointee.current
+        precondition(state.pointee.unfinished == .only(current), "threads are started by a program that runs alone")
+        guard !bodies.isEmpty else { return }
+        for (name, body) in bodies { spawn(name: name, body) }
+        state.pointee.parent = current
+        state.pointee.runnable &= ~.only(current)
+        goOn(from: current)
+        state.pointee.parent = -1
+    }
+
+    /// The running thread begins `mark`; later steps carry it.
+    func mark(_ mark: Int) { pending[state.pointee.current].mark = Int16(truncatingIfNeeded: mark) }
+
+    /// Notes what is wrong. The first finding of a schedule counts; the threads run to their end, unexplored.
+    func find(_ found: ScheduleFinding) {
+        if finding == nil, !state.pointee.isDraining {
+            finding = found
+            finding?.step = state.pointee.stepCount
+        }
+        state.pointee.isDraining = true
+    }
+
+    /// Findings made by looking, while nobody moves.
+    func whileObserving<R>(_ body: () -> R) -> R {
+        state.pointee.isObserving = true
+        defer { state.pointee.isObserving = false }
+        return body()
+    }
+
+    /// The program did the same as before; otherwise what strategies know of earlier schedules is worth nothing.
+    @inline(__always)
+    func expect(_ isSame: Bool) {
+        if !isSame {
+            find(
+                ScheduleFinding(
+                    kind: .nondeterminism, what: "the program did not do the same when it was run again",
+                    thread: state.pointee.current))
+        }
+    }
+
+    var current: Int { state.pointee.current }
+    var stepCount: Int { state.pointee.stepCount }
+    @inline(__always) func pendingKind(of thread: Int) -> StepKind { pending[thread].kind }
+
+    /// The schedule that ran, without the turns after the step limit or a finding, which follow by themselves.
+    var schedule: Schedule { Schedule(detours: detours) }
+    private var detours: [Schedule.Detour] = []
+
+    /// Others stand for what would follow: the threads run to their end, and nothing is looked at.
+    func cutShort() { state.pointee.isDraining = true }
+
+    /// What people call an object; set for schedules that are shown.
+    var namer: ((UInt) -> String?)?
+    func describe(_ object: Int32) -> String {
+        guard object >= 0 else { return "nothing" }
+        return namer?(objects.objects[Int(object)].address) ?? "object \(object)"
+    }
+
+    // MARK: Choosing
+
+    /// Lets somebody make a step; returns when that is `from`.
+    @inline(__always)
+    private func goOn(from: Int) {
+        let next = choose(from)
+        if next == from { return }
+        if next < 0 { return threads[from]._withUnsafeGuaranteedRef { $0.leave() } }
+        state.pointee.current = next
+        let target = threads[next]
+        threads[from]._withUnsafeGuaranteedRef { me in target._withUnsafeGuaranteedRef { me.yield(to: $0) } }
+    }
+
+    /// The thread that makes the next step, which is noted; -1 if none can or the schedule is too long.
+    private func choose(_ current: Int) -> Int {
+        let s = state
+        var enabled = s.pointee.runnable & ~waitingForLocks
+        if enabled & ~s.pointee.gaveWay != 0 { enabled &= ~s.pointee.gaveWay }
+        if enabled == 0 { return deadlock() }
+        let depth = s.pointee.stepCount
+        let next: Int
+        if s.pointee.isDraining || depth >= s.pointee.stepLimit {
+            guard let turn = nextInTurn(enabled, current) else { return -1 }
+            next = turn
+        } else {
+            next = strategy.choose(enabled, depth: depth, self)
+            if next != Schedule.obvious(enabled: enabled, current: current) {
+                detours.append(.init(step: depth, thread: next))
+            }
+        }
+        note(next)
+        return next
+    }
+
+    /// Past the limit every thread that can go on gets its turn, so that what does not end is no accident of the order.
+    private func nextInTurn(_ enabled: ThreadSet, _ current: Int) -> Int? {
+        let s = state
+        if s.pointee.stepCount + 1 >= s.pointee.stepCapacity {
+            if finding == nil { finding = Livelock.finding(self) }
+            return nil
+        }
+        if s.pointee.isDraining, s.pointee.stepCount & 63 != 0, enabled.has(current) { return current }
+        let later = enabled & ~(ThreadSet.only(current) | (.only(current) &- 1))
+        return later != 0 ? later.first : enabled.first
+    }
+
+    /// Threads whose next step is to wait for a lock that somebody holds.
+    @inline(__always)
+    private var waitingForLocks: ThreadSet {
+        var waiting: ThreadSet = 0
+        var rest = state.pointee.runnable
+        while rest != 0 {
+            let thread = rest.first
+            rest &= rest &- 1
+            let next = pending[thread]
+            if next.kind.rawValue > StepKind.acquireShared.rawValue || next.object < 0 { continue }
+            let object = objects.objects[Int(next.object)]
+            let isHeld = object.owner >= 0 || (next.kind == .acquire && object.sharers != 0)
+            if isHeld { waiting |= .only(thread) }
+        }
+        return waiting
+    }
+
+    /// `thread` makes the step that it announced.
+    @inline(__always)
+    private func note(_ thread: Int) {
+        let s = state
+        let next = pending[thread]
+        steps[s.pointee.stepCount] = Step(
+            thread: UInt8(truncatingIfNeeded: thread), kind: next.kind, mark: next.mark, object: next.object)
+        s.pointee.stepCount += 1
+        noteYield(thread, next.kind)
+        if next.kind.rawValue <= StepKind.releaseShared.rawValue, next.object >= 0 {
+            noteLock(thread, next.kind, &objects.objects[Int(next.object)])
+        }
+    }
+
+    /// A loop that waits for others is let round twice, so that an order in which it gives way for another reason is not
+    /// missed; then somebody else has to move first, because one more turn would see the same.
+    @inline(__always)
+    private func noteYield(_ thread: Int, _ kind: StepKind) {
+        let s = state
+        if s.pointee.lastThread != thread { s.pointee.yields = 0 }
+        s.pointee.lastThread = thread
+        guard kind == .yield else {
+            if s.pointee.gaveWay != .only(thread) { s.pointee.gaveWay = 0 }
+            return
+        }
+        s.pointee.yields += 1
+        s.pointee.gaveWay = s.pointee.yields > 2 ? .only(thread) : 0
+    }
+
+    @inline(__always)
+    private func noteLock(_ thread: Int, _ kind: StepKind, _ object: inout ObjectTable.Object) {
+        switch kind {
+        case .acquire, .tryAcquire:
+            guard object.owner < 0, object.sharers == 0 else { return }
+            object.owner = Int32(truncatingIfNeeded: thread)
+            state.pointee.heldLocks += 1
+        case .acquireShared, .tryAcquireShared:
+            guard object.owner < 0 else { return }
+            object.sharers |= .only(thread)
+            state.pointee.heldLocks += 1
+        case .release:
+            if object.owner >= 0 { state.pointee.heldLocks -= 1 }
+            object.owner = -1
+        default:
+            if object.sharers.has(thread) { state.pointee.heldLocks -= 1 }
+            object.sharers &= ~.only(thread)
+        }
+    }
+
+    // MARK: Looking
+
+    @inline(__always)
+    private func observe() {
+        let s = state
+        guard s.pointee.heldLocks == 0, let observer, !s.pointee.isDraining,
+            s.pointee.stepCount >= strategy.sharedPrefix
+        else { return }
+        if let found = whileObserving(observer) { find(found) }
+    }
+
+    private func deadlock() -> Int {
+        if finding == nil { finding = Deadlock.finding(self) }
+        return -1
+    }
+}
+
+/// How a schedule ended.
+enum ScheduleEnding: Equatable {
+    /// All threads came to their end.
+    case finished
+    /// Threads were left where they stood: none could go on, or there was no end to it. What they hold is lost.
+    case abandoned
+}
