@@ -16,9 +16,24 @@ void __tsan_switch_to_fiber(void *fiber, unsigned flags);
 #endif
 #endif
 
+/// Stacks that no thread uses, for the next one that needs one: a mapping and its guard page cost two calls of the
+/// system, and a page that was touched stays. Only so many are kept.
+enum { POOLED_STACKS = 64 };
+static struct {
+    /// Guards the rest; held for a few instructions.
+    uint32_t lock;
+    uint32_t count;
+    struct { void *stack; size_t bytes; } free[POOLED_STACKS];
+} pool;
+
+static void pool_lock(void) {
+    while (__atomic_exchange_n(&pool.lock, 1, __ATOMIC_ACQUIRE) != 0) hmm_cpu_pause();
+}
+static void pool_unlock(void) { __atomic_store_n(&pool.lock, 0, __ATOMIC_RELEASE); }
+
 /// Pushes the registers, stores the stack pointer through the first argument, and goes on at the second.
 void hmm_context_jump(void **save, void *load) __asm__("hmm_context_jump");
-/// The first return address of a new context: calls the entry that hmm_context_prepare put into saved registers.
+/// The first return address of a new context: calls the function that hmm_thread_prepare put into saved registers.
 void hmm_context_start(void) __asm__("hmm_context_start");
 
 #if defined(__x86_64__)
@@ -93,6 +108,11 @@ static void fill(void **sp, void (*entry)(void *), void *argument) {
 int hmm_context_create(struct hmm_context *c, size_t bytes) {
     size_t page = (size_t)sysconf(_SC_PAGESIZE);
     size_t length = ((bytes + page - 1) / page + 1) * page;
+    *c = (struct hmm_context){ .stack_bytes = length };
+    pool_lock();
+    if (pool.count > 0 && pool.free[pool.count - 1].bytes == length) c->stack = pool.free[--pool.count].stack;
+    pool_unlock();
+    if (c->stack) return 0;
     void *stack = mmap(NULL, length, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK,
                        -1, 0);
     if (stack == MAP_FAILED) return errno;
@@ -101,7 +121,7 @@ int hmm_context_create(struct hmm_context *c, size_t bytes) {
         munmap(stack, length);
         return error;
     }
-    *c = (struct hmm_context){ .stack = stack, .stack_bytes = length };
+    c->stack = stack;
     return 0;
 }
 
@@ -109,14 +129,35 @@ void hmm_context_destroy(struct hmm_context *c) {
 #ifdef HMM_TSAN
     if (c->fiber) __tsan_destroy_fiber(c->fiber);
 #endif
-    if (c->stack) munmap(c->stack, c->stack_bytes);
+    struct hmm_context old = *c;
     *c = (struct hmm_context){ 0 };
+    if (!old.stack) return;
+    pool_lock();
+    _Bool is_kept = pool.count < POOLED_STACKS;
+    if (is_kept) {
+        pool.free[pool.count].stack = old.stack;
+        pool.free[pool.count++].bytes = old.stack_bytes;
+    }
+    pool_unlock();
+    if (!is_kept) munmap(old.stack, old.stack_bytes);
 }
 
-void hmm_context_prepare(struct hmm_context *c, void (*entry)(void *), void *argument) {
+/// The whole life of a thread of a scheduler. When `entry` has returned, nothing but this frame is on the stack, and it
+/// owns nothing: so the jump that never comes back leaves nothing behind.
+static void live(void *argument) {
+    struct hmm_thread *self = argument;
+    struct hmm_thread *next = self->entry(self->argument);
+    hmm_thread_switch(self, next ? next : &hmm_thread_own);
+    __builtin_trap();  // nobody goes on with a finished thread
+}
+
+void hmm_thread_prepare(struct hmm_thread *t, struct hmm_thread *(*entry)(void *), void *argument) {
+    struct hmm_context *c = &t->context;
+    t->entry = entry;
+    t->argument = argument;
     void **sp = (void **)((char *)c->stack + c->stack_bytes) - SAVED_WORDS;
     for (int i = 0; i < SAVED_WORDS; i++) sp[i] = NULL;
-    fill(sp, entry, argument);
+    fill(sp, live, t);
     c->sp = sp;
 #ifdef HMM_TSAN
     if (c->fiber) __tsan_destroy_fiber(c->fiber);

@@ -38,6 +38,10 @@ struct hmm_thread {
     void *_Nullable scheduler;
     /// Where the thread goes on when it is switched to.
     struct hmm_context context;
+    /// What a thread of a scheduler runs, called with `argument`; answers who goes on after it, or null for the thread
+    /// of the system.
+    struct hmm_thread *_Nullable (*_Nullable entry)(void *_Nullable argument);
+    void *_Nullable argument;
     struct hmm_waiter waiter;
     uint64_t random;
     /// The number of a thread of the system, counted from 1 in the order in which they asked; 0 before that.
@@ -198,13 +202,14 @@ int hmm_thread_start(uint64_t *_Nonnull handle, const char *_Nonnull name, size_
 void hmm_thread_join(uint64_t handle);
 void hmm_thread_detach(uint64_t handle);
 
-/// Maps a stack of at least `bytes` with a guard page below it; 0, or an errno.
+/// Takes a stack of at least `bytes` with a guard page below it out of the pool, or maps one; 0, or an errno.
 int hmm_context_create(struct hmm_context *_Nonnull c, size_t bytes);
-/// Unmaps the stack. Whatever was suspended on it is gone, without unwinding.
+/// Gives the stack, if there is one, back. Whatever was suspended on it is gone, without unwinding.
 void hmm_context_destroy(struct hmm_context *_Nonnull c);
-/// Makes the next switch to `c` call `entry(argument)` on the empty stack. `entry` must not return.
-void hmm_context_prepare(struct hmm_context *_Nonnull c, void (*_Nonnull entry)(void *_Nullable),
-                         void *_Nullable argument);
+/// Makes the next switch to `t`, which has a stack, call `entry(argument)` on the empty stack. When `entry` has
+/// returned, the thread that it named goes on, and `t` never again.
+void hmm_thread_prepare(struct hmm_thread *_Nonnull t,
+                        struct hmm_thread *_Nullable (*_Nonnull entry)(void *_Nullable), void *_Nullable argument);
 /// Suspends the running flow in `from` and goes on with `to`.
 void hmm_context_switch(struct hmm_context *_Nonnull from, struct hmm_context *_Nonnull to);
 /// The same for threads of a scheduler and the thread of the system that they run on.

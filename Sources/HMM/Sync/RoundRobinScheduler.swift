@@ -67,6 +67,7 @@ public final class RoundRobinScheduler: Scheduler {
         let scheduler = RoundRobinScheduler(seed: seed, stepLimit: stepLimit)
         for (index, body) in bodies.enumerated() { scheduler.add(name: "thread \(index)", body) }
         scheduler.whileInstalled { scheduler.threads.first?.enter() }
+        defer { for thread in scheduler.threads { thread.discard() } }
         return scheduler.outcome()
     }
 
@@ -88,9 +89,11 @@ public final class RoundRobinScheduler: Scheduler {
 
     public override func spawn(name: String, _ body: @escaping () -> Void) { add(name: name, body) }
 
-    public override func finished(_ index: Int) {
+    public override func finished(_ index: Int) -> VirtualThread? {
         states[index] = .finished
-        goOn()
+        guard let next = chooseNext() else { return nil }
+        current = next
+        return threads[next]
     }
 
     public override func now() -> UInt64 { time }
@@ -114,11 +117,13 @@ public final class RoundRobinScheduler: Scheduler {
     /// Switches to the next thread that can run, or home if there is none. Returns when the caller is chosen again.
     private func goOn() {
         let from = current
-        guard let next = nextRunnable(after: from) ?? firstToAwake() else { return threads[from].leave() }
+        guard let next = chooseNext() else { return threads[from].leave() }
         if next == from { return }
         current = next
         threads[from].yield(to: threads[next])
     }
+
+    private func chooseNext() -> Int? { nextRunnable(after: current) ?? firstToAwake() }
 
     private func nextRunnable(after index: Int) -> Int? {
         for distance in 1...threads.count {

@@ -8,8 +8,9 @@ import CLinux
 /// - `schedulingPoint` may switch; it returns when the thread is chosen again.
 /// - `block` is called with the thread already in its queue. It must switch away and return only after `unblock` named
 ///   the thread. If no thread can run, that is a deadlock, which the subclass reports from its own context; the blocked
-///   threads are abandoned, and what their stacks refer to leaks.
-/// - `finished` is the last call of a thread and never returns.
+///   threads are abandoned, and what their stacks refer to leaks; `VirtualThread.discard` saves the stacks.
+/// - `finished` is the last call of a thread. It does not switch: it answers who goes on, so that all frames of the
+///   finished thread return first. The scheduler keeps both threads alive until then.
 /// - `unblock` only marks; it never switches. Threads are named in the order in which they slept (FIFO).
 /// - `spawn` makes a runnable virtual thread and may switch.
 /// - Time stands still but for `sleep`: a sleeping thread runs again when `now` has reached its time.
@@ -39,8 +40,9 @@ open class Scheduler {
     open func unblock(_ index: Int) { unimplemented() }
     /// A new virtual thread that runs `body`.
     open func spawn(name: String, _ body: @escaping () -> Void) { unimplemented() }
-    /// The running thread's body has returned. Switches away for good.
-    open func finished(_ index: Int) { unimplemented() }
+    /// The running thread's body has returned. Answers the thread that goes on, or nil for the thread of the system, as
+    /// after `leave`.
+    open func finished(_ index: Int) -> VirtualThread? { unimplemented() }
     /// Virtual time in nanoseconds.
     open func now() -> UInt64 { unimplemented() }
     /// The running thread does not run before `now() + nanoseconds`.

@@ -36,6 +36,7 @@ final class RandomScheduler: Scheduler {
         for (index, body) in bodies.enumerated() { scheduler.spawn(name: "thread \(index)", body) }
         scheduler.current = scheduler.hasPriorities ? scheduler.order[0] : 0
         scheduler.whileInstalled { scheduler.threads[scheduler.current].enter() }
+        for thread in scheduler.threads { thread.discard() }
         if let violation = scheduler.lockOrderViolations.first { return "\(violation)" }
         if scheduler.states.allSatisfy({ $0 == .finished }) { return nil }
         return scheduler.steps >= stepLimit ? "livelock" : "deadlock"
@@ -65,9 +66,11 @@ final class RandomScheduler: Scheduler {
         states.append(.runnable)
     }
 
-    override func finished(_ index: Int) {
+    override func finished(_ index: Int) -> VirtualThread? {
         states[index] = .finished
-        goOn()
+        guard let next = chooseNext() else { return nil }
+        current = next
+        return threads[next]
     }
 
     override func now() -> UInt64 { UInt64(steps) }
@@ -77,18 +80,18 @@ final class RandomScheduler: Scheduler {
 
     private func goOn() {
         let from = current
-        let candidates = states.indices.filter { states[$0] == .runnable }
-        guard !candidates.isEmpty else { return threads[from].leave() }
-        let next: Int
-        if hasPriorities {
-            next = order.first { states[$0] == .runnable } ?? from
-        } else {
-            // Mostly go on: a window is hit by few switches at the right places.
-            let goesOn = states[from] == .runnable && generator.chance(1, in: 2)
-            next = goesOn ? from : candidates[generator.below(candidates.count)]
-        }
+        guard let next = chooseNext() else { return threads[from].leave() }
         if next == from { return }
         current = next
         threads[from].yield(to: threads[next])
+    }
+
+    private func chooseNext() -> Int? {
+        let candidates = states.indices.filter { states[$0] == .runnable }
+        guard !candidates.isEmpty else { return nil }
+        if hasPriorities { return order.first { states[$0] == .runnable } }
+        // Mostly go on: a window is hit by few switches at the right places.
+        let goesOn = states[current] == .runnable && generator.chance(1, in: 2)
+        return goesOn ? current : candidates[generator.below(candidates.count)]
     }
 }
