@@ -50,6 +50,14 @@ final class AnonVMATable: @unchecked Sendable {
     private var objects: [AnonVMA?] = [nil]
     private var liveCount = 0
 
+    /// Numbers start again. No object exists, and nobody else calls.
+    func recycle() {
+        lock.withLock {
+            precondition(liveCount == 0, "anonymous reverse maps were forgotten")
+            objects.removeLast(objects.count - 1)
+        }
+    }
+
     /// Objects that exist.
     var live: Int { lock.withLock { liveCount } }
 

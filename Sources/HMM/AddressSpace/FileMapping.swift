@@ -187,6 +187,14 @@ final class FileTable: @unchecked Sendable {
     private struct Weak { weak var file: FileMapping? }
     private var files: [Weak] = [Weak()]
 
+    /// Numbers start again. No file exists, and nobody else calls.
+    func recycle() {
+        lock.withLock {
+            precondition(files.allSatisfy { $0.file == nil }, "files were forgotten")
+            files.removeLast(files.count - 1)
+        }
+    }
+
     func make(pageCount: Int, machine: Machine) -> FileMapping {
         lock.withLock {
             let file = FileMapping(id: UInt32(files.count), pageCount: pageCount, machine: machine)

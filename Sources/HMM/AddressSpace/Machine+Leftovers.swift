@@ -3,8 +3,8 @@ extension Machine {
     /// lost: a machine without processes has nothing.
     package var leftovers: [String] {
         var left: [String] = []
-        func note(_ count: Int, _ what: String) {
-            if count != 0 { left.append("\(count) \(what)") }
+        func note(_ count: Int, _ what: @autoclosure () -> String) {
+            if count != 0 { left.append("\(count) \(what())") }
         }
         note(addressSpaces.count, "address spaces")
         note(frames.system.usedFrames, "system frames")

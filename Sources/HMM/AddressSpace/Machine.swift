@@ -17,6 +17,20 @@ public struct MachineConfiguration: Sendable {
     public var profile = KernelProfile.linux6_12
 
     public init() {}
+
+    /// As little as a schedule of an explorer needs: made in less than a millisecond. Large enough for folios of 2 MiB
+    /// on both sides.
+    package static var small: Self {
+        var configuration = Self()
+        configuration.systemMemoryBytes = 64 << 20
+        configuration.swapBytes = 16 << 20
+        configuration.hugetlbPages = 4
+        // Four chunks of frame numbers, so that four devices can have memory.
+        configuration.deviceMemoryBytes = 1 << 30
+        configuration.pageTables = 1024
+        configuration.hostHugePages = false
+        return configuration
+    }
 }
 
 /// A machine: its memory, and the address spaces and devices that share it.

@@ -194,9 +194,9 @@ public final class DeviceMemory: @unchecked Sendable {
         lock.withLock { for i in chunks.indices { chunks[i].isRetired = true } }
     }
 
-    /// The frames of chunks that were taken out of use and are still there.
+    /// The frames, as far as they were ever handed out, of chunks that were taken out of use and are still there.
     package var retiredRanges: [(first: FrameNumber, count: Int)] {
-        lock.withLock { chunks.filter(\.isRetired).map { ($0.first, $0.count) } }
+        lock.withLock { chunks.filter(\.isRetired).map { ($0.first, $0.allocator.highWater - $0.first) } }
     }
 
     /// Forgets retired chunks that are empty. Answers false when some still have frames in use.
@@ -204,13 +204,26 @@ public final class DeviceMemory: @unchecked Sendable {
         willJudge()
         return lock.withLock {
             for chunk in chunks where chunk.isRetired && chunk.allocator.usedFrames == 0 {
-                frames.discardBytes(chunk.first, count: chunk.count)
+                chunk.allocator.recycle(keepingGenerations: true)
                 spare.append((chunk.first, chunk.count))
             }
             chunks.removeAll { $0.isRetired && $0.allocator.usedFrames == 0 }
             return !chunks.contains { $0.isRetired }
         }
     }
+
+    /// Forgets all chunks, so that the next allocation is like the first. No frame is in use, and nobody else calls.
+    func recycle() {
+        lock.withLock {
+            for chunk in chunks { chunk.allocator.recycle() }
+            chunks.removeAll(keepingCapacity: true)
+            spare.removeAll(keepingCapacity: true)
+            (allocations, releases) = (0, 0)
+        }
+    }
+
+    /// Hands out nothing any more, for ever.
+    var isGone: Bool { lock.withLock { isDead } }
 
     /// Hands out nothing from now on.
     package func kill() {

@@ -33,6 +33,12 @@ public final class FaultInjector: Sendable {
         return failed.load(ordering: .relaxed)
     }
 
+    /// Off, as it was at the beginning.
+    func recycle() {
+        _ = disarm()
+        failed.store(0, ordering: .relaxed)
+    }
+
     /// Allocations that failed since the injector was armed.
     package var failedCount: Int { failed.load(ordering: .relaxed) }
 

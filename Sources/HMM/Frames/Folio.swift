@@ -55,7 +55,11 @@ extension FrameTable {
 
     /// Gives back frames from `allocateSingles` that nobody has learned of.
     func freeUnusedSingles(_ frames: UnsafeMutablePointer<FrameNumber>, count: Int) {
-        for i in 0..<count { record(frames[i]).pointee.refCount.store(0, ordering: .relaxed) }
+        for i in 0..<count {
+            let record = record(frames[i])
+            record.pointee.generation.wrappingAdd(1, ordering: .relaxed)
+            record.pointee.refCount.store(0, ordering: .relaxed)
+        }
         system.free(frames, count: count)
     }
 

@@ -11,26 +11,28 @@ import Synchronization
 /// device memory is guarded by its owner's lock, and its one stripe's is a .pool.
 final class FrameAllocator: @unchecked Sendable {
     private let lock = SpinLock(.pool)
-    private let records: UnsafeMutablePointer<FrameRecord>
-    private let first: UInt32
+    let records: UnsafeMutablePointer<FrameRecord>
+    let first: UInt32
     private let end: UInt32
     /// Frames from here on were never handed out.
-    private var untouched: UInt32
+    var untouched: UInt32
+    /// Frames from here on neither were handed out nor lay in a stripe. Guarded by `lock`.
+    var reached: UInt32
     /// Head of the free list of each order, 0 when empty. Guarded by `lock`.
-    private let heads: UnsafeMutablePointer<UInt32>
+    let heads: UnsafeMutablePointer<UInt32>
     /// The byte of frame 0, to give the bytes of free blocks back to the host.
-    private let bytes: UnsafeMutableRawPointer
+    let bytes: UnsafeMutableRawPointer
     /// Free blocks of 2 MiB whose bytes the host still backs, at most `keptBlocks`.
-    private var freeBlocks = 0
+    var freeBlocks = 0
     /// 512 MiB stay with the process, so that what is freed and needed again costs the host nothing.
     private static let keptBlocks = 256
     /// Frames handed out, and those in the stripes.
-    private var taken = 0
+    var taken = 0
     /// Moves on when frames go from a stripe to the lists or the other way. Guarded by `lock`.
-    private var transfers = 0
+    var transfers = 0
     /// Immutable; each stripe is guarded by its own lock.
-    private let stripes: UnsafeMutablePointer<FrameStripe>
-    private let stripeCount: Int
+    let stripes: UnsafeMutablePointer<FrameStripe>
+    let stripeCount: Int
     private let isShared: Bool
     /// Frames that an empty stripe gets at once.
     private static let refill = 64
@@ -45,6 +47,7 @@ final class FrameAllocator: @unchecked Sendable {
         self.first = UInt32(first)
         end = UInt32(first + count)
         untouched = UInt32(first)
+        reached = UInt32(first)
         heads = .allocate(capacity: Geometry.pmdOrder + 1)
         heads.initialize(repeating: 0, count: Geometry.pmdOrder + 1)
         self.isShared = isShared
@@ -59,8 +62,8 @@ final class FrameAllocator: @unchecked Sendable {
         stripes.deallocate()
     }
 
-    private func lockLists() { if isShared { lock.lock() } }
-    private func unlockLists() { if isShared { lock.unlock() } }
+    func lockLists() { if isShared { lock.lock() } }
+    func unlockLists() { if isShared { lock.unlock() } }
 
     /// Frames handed out.
     /// Invariant: INV-AS-1 equals the frames with a reference.
@@ -218,6 +221,7 @@ final class FrameAllocator: @unchecked Sendable {
             }
             guard let block else { break }
             for i in 0..<(1 << order) { frames[got + i] = FrameNumber(block) + i }
+            reached = max(reached, block + UInt32(1 << order))
             got += 1 << order
         }
         taken += got
@@ -251,6 +255,7 @@ final class FrameAllocator: @unchecked Sendable {
 
     private func handOut(_ block: UInt32, _ count: Int) -> FrameNumber {
         taken += count
+        reached = max(reached, block + UInt32(count))
         return FrameNumber(block)
     }
 

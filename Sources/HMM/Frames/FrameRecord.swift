@@ -92,3 +92,13 @@ package struct FrameRecord: ~Copyable {
     /// Counts the lives of the frame: a number kept beside a frame number tells whether it was freed meanwhile.
     let generation: Atomic<UInt32>
 }
+
+extension FrameRecord {
+    /// Makes records those of frames that were never used. Nobody else looks at them.
+    @inline(__always)
+    static func clear(_ records: UnsafeMutablePointer<FrameRecord>, count: Int = 1) {
+        let words = count * MemoryLayout<FrameRecord>.stride / MemoryLayout<UInt64>.stride
+        // SAFETY: all-zero is a valid record.
+        UnsafeMutableRawPointer(records).initializeMemory(as: UInt64.self, repeating: 0, count: words)
+    }
+}

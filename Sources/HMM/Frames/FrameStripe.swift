@@ -29,6 +29,9 @@ struct FrameStripe: ~Copyable {
         return true
     }
 
+    /// Forgets all frames.
+    mutating func empty() { count = 0 }
+
     /// Takes the frames that have lain here longest, half of what there is room for.
     mutating func takeOldest(into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
         let taken = min(Int(count), Self.capacity / 2)

@@ -175,8 +175,18 @@ public final class FrameTable: @unchecked Sendable {
         }
     }
 
-    /// Gives the bytes of a freed chunk back to the host.
-    func discardBytes(_ first: FrameNumber, count: Int) {
-        byteArena.discard(offset: Int(first.raw) << 12, lengthBytes: count << 12)
+    /// Makes all memory what it was before the first allocation; devices that were removed are forgotten, if no other
+    /// was made after them. No frame is in use, and nobody else calls.
+    func recycle() {
+        system.recycle()
+        recycleHugetlb()
+        for memory in deviceZones { memory.recycle() }
+        let kept = deviceZones.lastIndex { !$0.isGone }.map { $0 + 1 } ?? 0
+        zonesLock.withLock {
+            for zone in kept..<deviceZones.count { privateZones[zone + 1] = false }
+            deviceZones.removeLast(deviceZones.count - kept)
+            for chunk in 0..<chunkCount { chunkZones[chunk] = 0 }
+            chunkCount = 0
+        }
     }
 }

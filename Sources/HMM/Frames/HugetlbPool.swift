@@ -72,6 +72,14 @@ final class HugetlbPool: @unchecked Sendable {
         }
     }
 
+    /// Puts the free pages back into the order of the beginning.
+    fileprivate func recycle() {
+        lock.withLock {
+            precondition(free.count == pageCount && reserved == 0, "a pool was recycled with pages in use")
+            free.sort(by: >)
+        }
+    }
+
     fileprivate func lose() { lock.withLock { lost += 1 } }
 }
 
@@ -83,6 +91,20 @@ extension FrameTable {
         prepareFolio(head, order: Geometry.pmdOrder)
         setFlags(head, FrameFlags.hugetlb | (reserved ? FrameFlags.restoresReserve : 0))
         return head
+    }
+
+    /// Makes the pool what it was before the first allocation. Pages that were used go back to the host.
+    func recycleHugetlb() {
+        var isUsed = false
+        for i in 0..<hugetlb.pageCount {
+            let head = hugetlb.firstFrame + i << Geometry.pmdOrder
+            guard generation(of: head) != 0 else { continue }
+            isUsed = true
+            let size = Geometry.pageSizeBytes << Geometry.pmdOrder
+            HostMemory.discard(bytes(of: head), lengthBytes: size)
+            FrameRecord.clear(record(head), count: 1 << Geometry.pmdOrder)
+        }
+        if isUsed { hugetlb.recycle() }
     }
 
     /// The last reference to a folio of the pool went. `flags` are those that it had.

@@ -71,5 +71,10 @@ public final class Statistics: @unchecked Sendable {
         tlbFlushes = Counter(cells + 11)
     }
 
+    /// All counters start again. Nobody else counts.
+    func recycle() {
+        for i in 0..<ThreadStripe.count * Self.counterLimit { cells[i].store(0, ordering: .relaxed) }
+    }
+
     deinit { cells.deallocate() }
 }

@@ -35,6 +35,19 @@ package final class SwapArea: @unchecked Sendable {
         self.injector = injector
     }
 
+    /// Makes the area what it was before the first allocation. No slot is in use, and nobody else calls.
+    func recycle() {
+        lock.withLock {
+            precondition(used == 0, "swap space was recycled with slots in use")
+            guard untouched > 1 else { return }
+            clearPages(arena.base + Geometry.pageSizeBytes, count: Int(untouched) - 1)
+            counts.removeLast(counts.count - 1)
+            cached.removeLast(cached.count - 1)
+            freeSlots.removeAll(keepingCapacity: true)
+            untouched = 1
+        }
+    }
+
     package var usedSlots: Int { lock.withLock { used } }
     package var totalSlots: Int { capacity }
 

@@ -109,7 +109,9 @@ extension Machine {
     /// place stay. Answers how many moved.
     public func evictAll(of memory: DeviceMemory) -> Int {
         var moved = 0
-        for chunk in memory.chunkRanges { moved += evictRange(chunk.first, chunk.count).moved }
+        for range in memory.touchedRanges {
+            moved += evictRange(range.lowerBound, range.upperBound - range.lowerBound).moved
+        }
         return moved
     }
 

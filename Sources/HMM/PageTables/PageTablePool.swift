@@ -61,6 +61,14 @@ package final class PageTablePool: @unchecked Sendable {
         self.injector = injector
     }
 
+    /// Tables are handed out as at the beginning. None is in use, and nobody else calls.
+    func recycle() {
+        lock.withLock {
+            precondition(used == 0, "page tables were recycled in use")
+            (untouched, freeHead) = (1, 0)
+        }
+    }
+
     /// Tables in use.
     package var usedTables: Int { lock.withLock { used } }
 
