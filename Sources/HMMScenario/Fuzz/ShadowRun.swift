@@ -38,7 +38,7 @@ package struct ShadowRun {
         var options = Player.Options()
         options.configuration = configuration
         player = try Player(scenario, options)
-        thread = PlayThread(player: player)
+        thread = PlayThread(player: player, runner: nil)
         shadow = Shadow(scenario, configuration.profile)
         self.disturbance = disturbance
     }

@@ -49,10 +49,12 @@ final class PlayedDevices: @unchecked Sendable {
 
 /// The mirrors that a process has open, one a device, as a process has open files: a request holds the file, and
 /// `close` is the last close only when no request does.
+///
+/// Locks: `turnstile` (opening and closing) > `lock` (.pool).
 final class OpenMirrors: @unchecked Sendable {
     private final class File {
         let mirror: DmirrorMirror
-        /// Requests under way, and one for being open. Guarded by the turnstile.
+        /// Requests under way, and one for being open. Guarded by `lock`.
         var users = 1
         init(_ mirror: DmirrorMirror) { self.mirror = mirror }
     }
@@ -60,7 +62,8 @@ final class OpenMirrors: @unchecked Sendable {
     private let space: AddressSpace
     private let devices: PlayedDevices
     private let turnstile = Turnstile()
-    /// By the device's number. Guarded by `turnstile`.
+    private let lock = SpinLock(.pool)
+    /// By the device's number. Guarded by `lock`; changed inside `turnstile`.
     private var files: [File?] = Array(repeating: nil, count: Limits.devices)
 
     init(space: AddressSpace, devices: PlayedDevices) {
@@ -72,27 +75,36 @@ final class OpenMirrors: @unchecked Sendable {
     func with<Result>(
         _ device: DeviceID, _ body: (DmirrorMirror) throws(HMMError) -> Result
     ) throws(HMMError) -> Result {
-        let file = try open(device)
+        let file = try take(device)
         defer { put(file) }
         return try body(file.mirror)
     }
 
-    private func open(_ device: DeviceID) throws(HMMError) -> File {
-        try turnstile.with { () throws(HMMError) in
-            let file: File
-            if let open = files[device.index] {
-                file = open
-            } else {
-                file = File(try devices.device(device).open(space))
-                files[device.index] = file
-            }
+    private func take(_ device: DeviceID) throws(HMMError) -> File {
+        // Requests count themselves in and out in any order; what they meet is whoever opens or closes.
+        schedulingPoint(.load, on: key)
+        if let file = takeOpen(device) { return file }
+        return try turnstile.with { () throws(HMMError) in
+            if let file = takeOpen(device) { return file }
+            let file = File(try devices.device(device).open(space))
+            file.users += 1
+            schedulingPoint(.update, on: key)
+            lock.withLock { files[device.index] = file }
+            return file
+        }
+    }
+
+    private func takeOpen(_ device: DeviceID) -> File? {
+        lock.withLock {
+            guard let file = files[device.index] else { return nil }
             file.users += 1
             return file
         }
     }
 
     private func put(_ file: File) {
-        let isLast = turnstile.with {
+        schedulingPoint(.load, on: key)
+        let isLast = lock.withLock {
             file.users -= 1
             return file.users == 0
         }
@@ -102,8 +114,11 @@ final class OpenMirrors: @unchecked Sendable {
     /// Closes the mirror; nothing happens when it is not open.
     func close(_ device: DeviceID) {
         let file = turnstile.with {
-            defer { files[device.index] = nil }
-            return files[device.index]
+            schedulingPoint(.update, on: key)
+            return lock.withLock {
+                defer { files[device.index] = nil }
+                return files[device.index]
+            }
         }
         if let file { put(file) }
     }
@@ -111,4 +126,6 @@ final class OpenMirrors: @unchecked Sendable {
     func closeAll() {
         for index in files.indices { close(DeviceID(index: index)) }
     }
+
+    private var key: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }

@@ -3,16 +3,21 @@ import HMM
 /// A thread that runs statements. It is a CPU of its own in every process in which it does something.
 final class PlayThread {
     let player: Player
+    private let runner: (any RaceRunner)?
     /// By the process's number.
     private var cpus: [CPU?]
 
-    init(player: Player) {
+    init(player: Player, runner: (any RaceRunner)?) {
         self.player = player
+        self.runner = runner
         cpus = Array(repeating: nil, count: player.scenario.processes.count)
     }
 
     func run(_ statement: Statement) -> StatementOutcome {
-        StatementOutcome(statement: statement, result: result(of: statement))
+        runner?.begins(statement)
+        let outcome = StatementOutcome(statement: statement, result: result(of: statement))
+        runner?.ended(outcome)
+        return outcome
     }
 
     private func result(of statement: Statement) -> StatementResult {

@@ -6,7 +6,7 @@ final class PlayedProcess: @unchecked Sendable {
     /// Everybody who runs a statement in the process is inside; `exit` shuts it.
     let gate = Gate()
     let mirrors: OpenMirrors
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     /// The first page of each region, by the region's number. Guarded by `lock`.
     private var starts: [PageNumber]
 

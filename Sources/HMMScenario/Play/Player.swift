@@ -6,6 +6,10 @@ package final class Player: @unchecked Sendable {
         package var configuration = MachineConfiguration()
         /// Check all invariants of the machine and of the open mirrors after every step and at the end.
         package var checksInvariants = false
+        /// Play on this machine, which has nothing in it, instead of a new one.
+        package var machine: Machine?
+        /// Who runs the groups of a race, and is told what they are about to do; threads of the system if nobody.
+        package var runner: (any RaceRunner)?
 
         package init() {}
     }
@@ -14,14 +18,14 @@ package final class Player: @unchecked Sendable {
     package let machine: Machine
     private let options: Options
     let devices: PlayedDevices
-    private let lock = SpinLock(.leaf)
+    private let lock = SpinLock(.pool)
     /// By the process's number; nil until it was forked. Guarded by `lock`.
     private var processes: [PlayedProcess?]
 
     package init(_ scenario: Scenario, _ options: Options = Options()) throws(HMMError) {
         self.scenario = scenario
         self.options = options
-        machine = try Machine(options.configuration)
+        machine = try options.machine ?? Machine(options.configuration)
         devices = PlayedDevices(machine: machine, declared: scenario.devices)
         processes = Array(repeating: nil, count: scenario.processes.count)
         processes[0] = PlayedProcess(
@@ -36,7 +40,7 @@ package final class Player: @unchecked Sendable {
     package func play(_ report: (StatementOutcome) -> Void = { _ in }) -> ScenarioOutcome {
         var outcome = ScenarioOutcome(scenario: scenario)
         let start = SyncClock.now()
-        let thread = PlayThread(player: self)
+        let thread = PlayThread(player: self, runner: options.runner)
         for step in scenario.steps {
             let outcomes =
                 switch step {
@@ -56,9 +60,13 @@ package final class Player: @unchecked Sendable {
 
     /// Each group is a thread of its own. Their outcomes, group by group, which is the order of the text.
     private func run(_ race: Race) -> [StatementOutcome] {
-        let groups = race.groups.map { GroupRun(player: self, group: $0) }
-        let threads = groups.map { group in SyncThread.spawn(name: group.group.name) { group.run() } }
-        threads.forEach { $0.join() }
+        let groups = race.groups.map { GroupRun(player: self, group: $0, runner: options.runner) }
+        if let runner = options.runner {
+            runner.run(groups.map { group in (group.group.name, { group.run() }) })
+        } else {
+            let threads = groups.map { group in SyncThread.spawn(name: group.group.name) { group.run() } }
+            threads.forEach { $0.join() }
+        }
         return groups.flatMap(\.outcomes)
     }
 
@@ -83,19 +91,31 @@ package final class Player: @unchecked Sendable {
     }
 }
 
+/// Runs the groups of races in an order of its own, and watches the statements that begin and end.
+package protocol RaceRunner: AnyObject {
+    /// Returns when all groups have come to their end.
+    func run(_ groups: [(name: String, body: () -> Void)])
+    /// The running thread begins a statement.
+    func begins(_ statement: Statement)
+    /// The running thread has made a statement.
+    func ended(_ outcome: StatementOutcome)
+}
+
 /// A group of a race and its outcomes. Touched by its thread until that is joined.
 private final class GroupRun: @unchecked Sendable {
     let player: Player
     let group: RaceGroup
+    private let runner: (any RaceRunner)?
     private(set) var outcomes: [StatementOutcome] = []
 
-    init(player: Player, group: RaceGroup) {
+    init(player: Player, group: RaceGroup, runner: (any RaceRunner)?) {
         self.player = player
         self.group = group
+        self.runner = runner
     }
 
     func run() {
-        let thread = PlayThread(player: player)
+        let thread = PlayThread(player: player, runner: runner)
         for statement in group.statements { outcomes.append(thread.run(statement)) }
         thread.leave()
     }

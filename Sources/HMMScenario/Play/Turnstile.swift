@@ -39,8 +39,11 @@ final class Gate: Sendable {
     private var key: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 
     /// False when the gate is shut.
+    ///
+    /// Those who enter and leave do not get in each other's way; only the one who shuts the gate gets in theirs, so for
+    /// an order of threads they read and he writes.
     func enter() -> Bool {
-        schedulingPoint(.update, on: key)
+        schedulingPoint(.load, on: key)
         let old = state.add(1, ordering: .acquiring).oldValue
         if old & Self.shut == 0 { return true }
         leave()
@@ -48,7 +51,7 @@ final class Gate: Sendable {
     }
 
     func leave() {
-        schedulingPoint(.update, on: key)
+        schedulingPoint(.load, on: key)
         let new = state.subtract(1, ordering: .releasing).newValue
         if new == Self.shut { WaitQueue.wakeAll(key) }
     }
