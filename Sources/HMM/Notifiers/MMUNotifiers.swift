@@ -71,6 +71,9 @@ public final class MMUNotifiers: @unchecked Sendable {
 
     // Keys of the wait queues: the object's address, told apart in the low bits.
     var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+    /// Whether no invalidation that somebody hears of is under way. For a look at a moment when nobody moves.
+    package var isQuiet: Bool { lock.withLock { sequence.running == 0 } }
+
     var sequenceKey: UInt { address }
     var unobservedKey: UInt { address + 1 }
     var epochKey: UInt { address + 2 }

@@ -37,7 +37,6 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         var parent = -1
         var stepCount = 0
         var stepLimit = 0
-        var stepCapacity = 0
         /// Locks that are held, as far as their taking was a step.
         var heldLocks = 0
         var time: UInt64 = 0
@@ -50,6 +49,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     let state: UnsafeMutablePointer<State>
     let pending: UnsafeMutablePointer<Pending>
     private(set) var steps: UnsafeMutablePointer<Step>
+    private var stepCapacity = 0
     /// Invariant: `threads[i]` is initialised for i < `poolCount`.
     private let threads: UnsafeMutablePointer<Unmanaged<VirtualThread>>
     private var poolCount = 0
@@ -84,7 +84,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     func run(stepLimit: Int, _ body: @escaping () -> Void) -> ScheduleEnding {
         prepare(stepLimit: stepLimit)
         spawn(name: "main", body)
-        whileInstalled { thread(0)._withUnsafeGuaranteedRef { $0.enter() } }
+        whileInstalled { threads[0]._withUnsafeGuaranteedRef { $0.enter() } }
         strategy.end(steps: state.pointee.stepCount)
         if state.pointee.unfinished == 0 { return .finished }
         abandon()
@@ -100,21 +100,21 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         objects.reset()
         // The fair part that follows the limit is as long again, and draining too.
         let capacity = stepLimit * 3 + 16
-        if state.pointee.stepCapacity != capacity {
+        if stepCapacity != capacity {
             steps.deallocate()
             steps = .allocate(capacity: capacity)
+            stepCapacity = capacity
         }
-        state.pointee.stepCapacity = capacity
     }
 
     /// The threads stay where they are, on stacks that nobody unwinds: those are not used again.
     private func abandon() {
-        for index in 0..<poolCount { threads[index].release() }
+        for index in 0..<poolCount {
+            threads[index]._withUnsafeGuaranteedRef { $0.discard() }
+            threads[index].release()
+        }
         poolCount = 0
     }
-
-    @inline(__always)
-    private func thread(_ index: Int) -> Unmanaged<VirtualThread> { threads[index] }
 
     package override func spawn(name: String, _ body: @escaping () -> Void) {
         let index = state.pointee.threadCount
@@ -155,17 +155,20 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
 
     package override func unblock(_ index: Int) { state.pointee.runnable |= .only(index) }
 
-    package override func finished(_ index: Int) {
-        state.pointee.unfinished &= ~.only(index)
-        state.pointee.runnable &= ~.only(index)
-        if state.pointee.unfinished == 0 { return thread(index)._withUnsafeGuaranteedRef { $0.leave() } }
-        if state.pointee.parent >= 0, state.pointee.unfinished == .only(state.pointee.parent) {
-            state.pointee.runnable = state.pointee.unfinished
-            state.pointee.current = state.pointee.parent
-            let parent = threads[state.pointee.parent]
-            return thread(index)._withUnsafeGuaranteedRef { me in parent._withUnsafeGuaranteedRef { me.yield(to: $0) } }
+    package override func finished(_ index: Int) -> VirtualThread? {
+        let s = state
+        s.pointee.unfinished &= ~.only(index)
+        s.pointee.runnable &= ~.only(index)
+        if s.pointee.unfinished == 0 { return nil }
+        if s.pointee.parent >= 0, s.pointee.unfinished == .only(s.pointee.parent) {
+            s.pointee.runnable = s.pointee.unfinished
+            s.pointee.current = s.pointee.parent
+        } else {
+            let next = choose(index)
+            if next < 0 { return nil }
+            s.pointee.current = next
         }
-        goOn(from: index)
+        return threads[s.pointee.current].takeUnretainedValue()
     }
 
     package override func now() -> UInt64 { state.pointee.time }
@@ -280,7 +283,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     /// Past the limit every thread that can go on gets its turn, so that what does not end is no accident of the order.
     private func nextInTurn(_ enabled: ThreadSet, _ current: Int) -> Int? {
         let s = state
-        if s.pointee.stepCount + 1 >= s.pointee.stepCapacity {
+        if s.pointee.stepCount + 1 >= stepCapacity {
             if finding == nil { finding = Livelock.finding(self) }
             return nil
         }

@@ -25,7 +25,11 @@ package final class Player: @unchecked Sendable {
     package init(_ scenario: Scenario, _ options: Options = Options()) throws(HMMError) {
         self.scenario = scenario
         self.options = options
-        machine = try options.machine ?? Machine(options.configuration)
+        if let machine = options.machine {
+            self.machine = machine
+        } else {
+            machine = try Machine(options.configuration)
+        }
         devices = PlayedDevices(machine: machine, declared: scenario.devices)
         processes = Array(repeating: nil, count: scenario.processes.count)
         processes[0] = PlayedProcess(
@@ -72,8 +76,22 @@ package final class Player: @unchecked Sendable {
 
     private func check(after statement: StatementOutcome?, _ outcome: inout ScenarioOutcome) {
         let place = statement.map { "after line \($0.statement.line)" } ?? "at the end"
-        let found = machine.checkInvariants() + devices.openMirrors.flatMap { $0.checkInvariants() }
-        outcome.violations += found.map { "\(place): \($0)" }
+        outcome.violations += faults.map { "\(place): \($0)" }
+    }
+
+    /// What is wrong with the machine and the open mirrors. Meant for moments when no statement is under way.
+    package var faults: [String] {
+        machine.checkInvariants() + devices.openMirrors.flatMap { $0.checkInvariants() }
+    }
+
+    /// A mirror that says more than the page table, in words, at a moment when nobody holds a lock. Nothing is said
+    /// while an invalidation is under way: what it is about to take from the mirrors may be gone from the table already.
+    package var staleMirror: String? {
+        for space in machine.addressSpaces where !space.notifiers.isQuiet { return nil }
+        for mirror in devices.openMirrors {
+            if let fault = mirror.checkInvariants().first { return fault }
+        }
+        return nil
     }
 
     private func finish(_ outcome: inout ScenarioOutcome) {
@@ -92,7 +110,7 @@ package final class Player: @unchecked Sendable {
 }
 
 /// Runs the groups of races in an order of its own, and watches the statements that begin and end.
-package protocol RaceRunner: AnyObject {
+package protocol RaceRunner: AnyObject, Sendable {
     /// Returns when all groups have come to their end.
     func run(_ groups: [(name: String, body: () -> Void)])
     /// The running thread begins a statement.

@@ -24,6 +24,16 @@ package struct RunLengths<Value: Hashable & Sendable>: Hashable, Sendable {
 
     package var count: Int { runs.reduce(0) { $0 + $1.count } }
 
+    /// The value at `index`, counted over all runs.
+    package subscript(index: Int) -> Value {
+        var left = index
+        for run in runs {
+            if left < run.count { return run.value }
+            left -= run.count
+        }
+        preconditionFailure("index \(index) of \(count) values")
+    }
+
     package func contains(where condition: (Value) -> Bool) -> Bool { runs.contains { condition($0.value) } }
 
     /// `V*COUNT`, or `V` alone, with blanks between.

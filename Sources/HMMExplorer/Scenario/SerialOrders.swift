@@ -1,0 +1,213 @@
+import HMM
+import HMMScenario
+
+/// Which values the statements of a scenario may read.
+///
+/// Each page is an object of its own, and every statement does to it one thing at one moment between its beginning and
+/// its end. So what is read of a page must be what is read when the statements of the races are played one after the
+/// other in some order: one that keeps the order within each thread, and of statements that did not overlap. The orders
+/// are played by the same player on a machine of their own, and what came out is compared page by page.
+///
+/// A statement that failed may have done its work to a page or not: both are tried. What a fault of a moved or unmapped
+/// region answers depends on when the address was looked up, so it counts as failed too.
+final class SerialOrders {
+    /// When a statement ran, in events of the schedule.
+    struct Span: Hashable {
+        var begin: Int
+        var end: Int
+    }
+
+    private struct Page: Hashable {
+        var region: RegionID
+        var number: Int
+    }
+
+    private typealias Values = [Int: StatementResult]
+
+    private static let orderLimit = 512
+    private let scenario: Scenario
+    private let profile: KernelProfile
+    private let machine: Machine
+    /// The statements of all races in every order that keeps that of each thread; empty if there are too many.
+    private let orders: [[Int]]
+    private let pages: [Page]
+    private let statements: [Int: Statement]
+    private let moved: Set<RegionID>
+    /// What was read in an order, with some statements left out.
+    private var played: [[Int]: Values] = [:]
+    /// What was found to be right before.
+    private var accepted: Set<Int> = []
+
+    init(_ scenario: Scenario, profile: KernelProfile) throws(HMMError) {
+        self.scenario = scenario
+        self.profile = profile
+        machine = try Machine(MachineConfiguration())
+        orders = Self.orders(of: scenario, limit: Self.orderLimit)
+        let all = scenario.steps.flatMap(\.statements)
+        statements = Dictionary(all.map { ($0.line, $0) }, uniquingKeysWith: { first, _ in first })
+        moved = Set(all.filter { $0.verb.word == "move" || $0.verb.word == "unmap" }.compactMap { $0.range?.region })
+        var seen: Set<Page> = []
+        var pages: [Page] = []
+        for statement in all {
+            for page in Self.pages(of: statement, scenario) where seen.insert(page).inserted { pages.append(page) }
+        }
+        self.pages = pages
+    }
+
+    /// What was read that no legal order explains, in words; nil if all is well.
+    func objection(to outcomes: [StatementOutcome], _ spans: [Int: Span]) -> String? {
+        if let torn = outcomes.first(where: { $0.result.isTorn }) {
+            return "line \(torn.statement.line): a page is torn: \(torn.result.text)"
+        }
+        if orders.isEmpty { return nil }
+        var hasher = Hasher()
+        for outcome in outcomes {
+            hasher.combine(outcome.result)
+            hasher.combine(spans[outcome.statement.line])
+        }
+        let key = hasher.finalize()
+        if accepted.contains(key) { return nil }
+        var results: Values = [:]
+        for outcome in outcomes { results[outcome.statement.line] = outcome.result }
+        let legal = orders.filter { Self.keeps($0, spans) }
+        for page in pages where !legal.contains(where: { explains($0, page, results) }) {
+            return describe(page, outcomes)
+        }
+        accepted.insert(key)
+        return nil
+    }
+
+    // MARK: One order
+
+    private static func keeps(_ order: [Int], _ spans: [Int: Span]) -> Bool {
+        for (place, line) in order.enumerated() {
+            guard let span = spans[line] else { continue }
+            for later in order[(place + 1)...] {
+                if let other = spans[later], other.end < span.begin { return false }
+            }
+        }
+        return true
+    }
+
+    private func explains(_ order: [Int], _ page: Page, _ results: Values) -> Bool {
+        let doubtful = order.filter { line in
+            guard let statement = statements[line], let result = results[line] else { return false }
+            return statement.touches(page.region, page.number, scenario) && isDoubtful(result, statement, page)
+        }
+        for subset in 0..<(1 << min(doubtful.count, 4)) {
+            let omitted = Set(doubtful.indices.filter { subset & (1 << $0) != 0 }.map { doubtful[$0] })
+            let values = play(order.filter { !omitted.contains($0) })
+            if agree(values, results, page, Set(doubtful)) { return true }
+        }
+        return false
+    }
+
+    /// Whether the statement may have left the page alone.
+    private func isDoubtful(_ result: StatementResult, _ statement: Statement, _ page: Page) -> Bool {
+        if result.isError { return true }
+        guard moved.contains(page.region), let value = Self.value(result, statement, page, scenario) else { return false }
+        return value == .segmentationFault || value == .busError
+    }
+
+    private func agree(_ expected: Values, _ results: Values, _ page: Page, _ doubtful: Set<Int>) -> Bool {
+        for (line, result) in results where !doubtful.contains(line) {
+            guard let statement = statements[line],
+                let value = Self.value(result, statement, page, scenario)
+            else { continue }
+            guard let other = expected[line].flatMap({ Self.value($0, statement, page, scenario) }) else { return false }
+            if value != other { return false }
+        }
+        return true
+    }
+
+    private func play(_ order: [Int]) -> Values {
+        if let known = played[order] { return known }
+        var options = Player.Options()
+        options.configuration.profile = profile
+        options.machine = machine
+        var serial = scenario
+        serial.steps = scenario.steps.flatMap { step -> [HMMScenario.Step] in
+            guard case .race(let race) = step else { return [step] }
+            let lines = Set(race.statements.map(\.line))
+            return order.filter(lines.contains).compactMap { statements[$0] }.map { .statement($0) }
+        }
+        var values: Values = [:]
+        do throws(HMMError) {
+            for outcome in try Player(serial, options).play().statements {
+                values[outcome.statement.line] = outcome.result
+            }
+        } catch {
+            preconditionFailure("no machine for the serial orders: \(error)")
+        }
+        played[order] = values
+        return values
+    }
+
+    // MARK: Pages
+
+    private static func pages(of statement: Statement, _ scenario: Scenario) -> [Page] {
+        guard let range = statement.range else { return [] }
+        return range.pages(in: scenario).map { Page(region: range.region, number: $0) }
+    }
+
+    /// What the statement says that the page holds.
+    private static func value(
+        _ result: StatementResult, _ statement: Statement, _ page: Page, _ scenario: Scenario
+    ) -> PageValue? {
+        guard let range = statement.range, range.region == page.region else { return nil }
+        let pages = range.pages(in: scenario)
+        guard pages.contains(page.number) else { return nil }
+        switch result {
+        case .values(let values), .request(_, values: .some(let values)): return values[page.number - pages.lowerBound]
+        default: return nil
+        }
+    }
+
+    private func describe(_ page: Page, _ outcomes: [StatementOutcome]) -> String {
+        let reads = outcomes.compactMap { outcome -> String? in
+            Self.value(outcome.result, outcome.statement, page, scenario).map {
+                "line \(outcome.statement.line) saw \($0.text)"
+            }
+        }
+        let name = scenario.regions[page.region.index].name
+        return "no order of the statements explains what was read of \(name)[\(page.number)]: "
+            + reads.joined(separator: ", ")
+    }
+
+    // MARK: Orders
+
+    /// All ways to put the statements of the races one after the other, as their lines.
+    private static func orders(of scenario: Scenario, limit: Int) -> [[Int]] {
+        var orders: [[Int]] = [[]]
+        for step in scenario.steps {
+            guard case .race(let race) = step else { continue }
+            let shuffles = shuffles(race.groups.map { $0.statements.map(\.line) })
+            guard orders.count * shuffles.count <= limit else { return [] }
+            orders = orders.flatMap { order in shuffles.map { order + $0 } }
+        }
+        return orders
+    }
+
+    private static func shuffles(_ lists: [[Int]]) -> [[Int]] {
+        if lists.allSatisfy(\.isEmpty) { return [[]] }
+        return lists.indices.flatMap { index -> [[Int]] in
+            guard let first = lists[index].first else { return [] }
+            var rest = lists
+            rest[index].removeFirst()
+            return shuffles(rest).map { [first] + $0 }
+        }
+    }
+}
+
+extension Statement {
+    /// The pages that it works on.
+    fileprivate var range: RegionRange? {
+        for case .range(let range) in operands { return range }
+        return nil
+    }
+
+    fileprivate func touches(_ region: RegionID, _ page: Int, _ scenario: Scenario) -> Bool {
+        guard let range, range.region == region else { return false }
+        return range.pages(in: scenario).contains(page)
+    }
+}

@@ -1,0 +1,26 @@
+import HMM
+import HMMExplorer
+import HMMScenario
+import Testing
+
+@Suite("Scenarios are explored")
+struct ScenarioProgramTests {
+    static let races = [
+        "map a 1 rw\nrace\nthread one\ncpu write a 1\nthread two\ndev0 read a\nend\ncpu read a\n",
+        "map a 1 rw\nrace\nthread one\ncpu write a 1\nthread two\ndev0 write a 2\nend\ncpu read a\n",
+        "map a 1 rw\ncpu write a 1\nrace\nthread one\nadvise a dontneed\nthread two\ndev0 read a\nend\ncpu read a\n",
+        "map a 1 rw\ncpu write a 1\nrace\nthread one\ndev0 migrate a\nthread two\ncpu write a 2\nend\ncpu read a\n",
+        "map a 1 rw\ncpu write a 1\nrace\nthread one\ndev0 exclusive a\nthread two\ncpu write a 2\nend\ncpu read a\n",
+    ]
+
+    @Test("The core stands every order", arguments: races)
+    func everyOrder(_ text: String) throws {
+        let scenario = try #require(try Parser.parse("== race\n" + text).first)
+        let program = try ScenarioProgram(scenario)
+        var options = ExplorationOptions()
+        options.schedules = 20_000
+        let exploration = explore(options) { scene in try program.run(scene) }
+        print(exploration.schedules, exploration.cutSchedules, exploration.longestSchedule, exploration.isComplete, exploration.seconds, exploration.steps)
+        if let failure = exploration.failure { Issue.record("\(failure.kind): \(failure.what)") }
+    }
+}
