@@ -20,7 +20,7 @@ public struct MachineConfiguration: Sendable {
 
     /// As little as a schedule of an explorer needs: made in less than a millisecond. Large enough for folios of 2 MiB
     /// on both sides.
-    package static var small: Self {
+    public static var small: Self {
         var configuration = Self()
         configuration.systemMemoryBytes = 64 << 20
         configuration.swapBytes = 16 << 20

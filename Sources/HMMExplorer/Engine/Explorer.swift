@@ -45,7 +45,7 @@ final class Explorer {
             do { try program(scene) } catch { scene.fail("the program threw: \(error)") }
         }
         scheduler.observer = nil
-        if ending == .abandoned { stage.discard() } else if let left = stage.leftovers().first, scheduler.finding == nil {
+        if ending == .abandoned { stage.discard() } else if let left = stage.clear().first, scheduler.finding == nil {
             return ScheduleFinding(kind: .leftover, what: "left over: \(left)")
         }
         return scheduler.finding

@@ -93,11 +93,11 @@ final class Stage {
         }
     }
 
-    /// What the program left on the machine, which is then not used again.
-    func leftovers() -> [String] {
+    /// Makes the machine ready for the next schedule. Answers what the program left on it; it is then not used again.
+    func clear() -> [String] {
         guard let made else { return [] }
         let left = made.leftovers
-        if !left.isEmpty { self.made = nil }
+        if left.isEmpty { made.recycle() } else { self.made = nil }
         return left
     }
 

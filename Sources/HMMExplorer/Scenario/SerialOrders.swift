@@ -41,7 +41,7 @@ final class SerialOrders {
     init(_ scenario: Scenario, profile: KernelProfile) throws(HMMError) {
         self.scenario = scenario
         self.profile = profile
-        machine = try Machine(MachineConfiguration())
+        machine = try Machine(.small)
         orders = Self.orders(of: scenario, limit: Self.orderLimit)
         let all = scenario.steps.flatMap(\.statements)
         statements = Dictionary(all.map { ($0.line, $0) }, uniquingKeysWith: { first, _ in first })
