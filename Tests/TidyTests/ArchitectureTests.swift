@@ -16,6 +16,7 @@ struct ArchitectureTests {
         // Address space for the arenas comes from the host.
         "Sources/HMM/Frames/HostMemory.swift": ["Glibc"],
         "Sources/HMM/Mirror/DirectoryPool.swift": ["Glibc", "Synchronization"],
+        "Sources/HMM/Mirror/DirectoryRegion.swift": ["Glibc", "Synchronization"],
         "Sources/HMMScenario/": ["HMM", "Synchronization"],
         "Sources/HMMScenario/Files/": ["HMM", "Glibc"],
         "Sources/hmm/Bench/": ["HMM", "HMMScenario", "CBench", "ArgumentParser", "Glibc", "Synchronization"],

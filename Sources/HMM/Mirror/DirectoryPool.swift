@@ -66,11 +66,7 @@ final class DirectoryPool: @unchecked Sendable {
         precondition(
             MemoryLayout<SpinLock>.size == 4 && MemoryLayout<DirectoryPlace>.size == 12,
             "the parts of a record have other sizes")
-        let flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE
-        guard let region = mmap(nil, regionBytes, PROT_READ | PROT_WRITE, flags, -1, 0), region != MAP_FAILED else {
-            fatalError("no address space for the directories of a mirror")
-        }
-        self.region = region
+        region = DirectoryRegion.take(regionBytes)
         self.capacity = UInt32(capacity)
         // SAFETY: the region is zeroed, page aligned and large enough; atomics of zero bits are atomics of value zero;
         // locks are initialized when their directory is taken first.
@@ -82,7 +78,9 @@ final class DirectoryPool: @unchecked Sendable {
 
     deinit {
         limbo.deallocate()
-        munmap(region, regionBytes)
+        // Free directories are all zero, and so is everything that was never used.
+        let isZero = freeCount == used - 1 && used <= DirectoryRegion.keptDirectories
+        DirectoryRegion.giveBack(region, regionBytes, isZero: isZero)
     }
 
     /// The 512 words of a directory.

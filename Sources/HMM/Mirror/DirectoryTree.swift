@@ -45,6 +45,11 @@ final class DirectoryTree: Sendable {
         pool.count(root).pointee.store(0, ordering: .relaxed)
     }
 
+    /// A tree that was torn down leaves all its directories zero.
+    deinit {
+        if pool.count(root).pointee.load(ordering: .relaxed) == 0 { pool.giveBack(root) }
+    }
+
     /// A private directory with count 1, or `none` if there is no memory.
     func allocate() -> UInt32 {
         if let mayAllocate, !mayAllocate() { return DirectoryPool.none }

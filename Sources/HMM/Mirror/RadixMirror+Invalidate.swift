@@ -147,8 +147,15 @@ extension RadixMirror {
             counters.addLeaves(-cleared, level: level)
         }
         var index = MirrorGeometry.index(first, level)
+        let words = pool.entries(directory)
         while index < MirrorGeometry.entriesPerDirectory && position < end && !update.isFull {
-            let slot = pool.entries(directory) + index
+            let slot = words + index
+            if slot.pointee.load(ordering: .relaxed) == 0 {
+                // Most of a directory is empty.
+                position = MirrorGeometry.entryPages(position, level).upperBound
+                index += 1
+                continue
+            }
             let entry = MirrorEntry(word: slot.pointee.load(ordering: .acquiring))
             let pages = MirrorGeometry.entryPages(position, level)
             if entry.isDirectory {
