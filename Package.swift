@@ -36,6 +36,8 @@ let package = Package(
         .target(name: "HMMScenario", dependencies: ["HMM"], swiftSettings: settings),
         // Runs threads of the core in every order.
         .target(name: "HMMExplorer", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        // Real bugs of the field, each with the explorer finding it.
+        .target(name: "Museum", dependencies: ["HMM", "HMMExplorer"], path: "Museum", swiftSettings: settings),
         // What the host kernel takes for the operations of `hmm bench`.
         .target(name: "CBench"),
         // The command.
@@ -46,6 +48,7 @@ let package = Package(
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
+        .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
         .testTarget(name: "HMMBenchTests", dependencies: ["hmm", argumentParser], swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.

@@ -90,7 +90,7 @@ extension AddressSpace {
     }
 
     /// The leaf that maps `page` and its level, read without locks.
-    func leaf(_ page: PageNumber) -> (PageTableEntry, PageLevel)? {
+    package func leaf(_ page: PageNumber) -> (PageTableEntry, PageLevel)? {
         var level = PageLevel.pud
         while let slot = tables.entry(page, level) {
             let entry = tables.read(slot)

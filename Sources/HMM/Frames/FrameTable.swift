@@ -112,7 +112,7 @@ public final class FrameTable: @unchecked Sendable {
     // MARK: Records
 
     @inline(__always)
-    func record(_ frame: FrameNumber) -> UnsafeMutablePointer<FrameRecord> {
+    package func record(_ frame: FrameNumber) -> UnsafeMutablePointer<FrameRecord> {
         records + Int(frame.raw)
     }
 

@@ -1,0 +1,4 @@
+extension Museum {
+    /// Drivers, and handlers of userfaultfd.
+    static let drivers: [Exhibit] = []
+}

@@ -1,0 +1,4 @@
+extension Museum {
+    /// High-granularity mappings of hugetlb.
+    static let hugetlb: [Exhibit] = []
+}

@@ -1,0 +1,31 @@
+import HMM
+import HMMExplorer
+
+/// What most exhibits play on.
+enum Place {
+    /// 2 MiB aligned, like the addresses that mmap hands out for large mappings.
+    static let base = PageNumber(0x4_0000)
+
+    static func pages(_ count: Int, from first: PageNumber = base) -> PageRange { first..<first.advanced(by: count) }
+}
+
+extension Scene {
+    /// An address space with anonymous memory at `Place.base`, its pages written with 1, 2, … by `cpu`.
+    func makeSpace(pages count: Int) throws -> (space: AddressSpace, cpu: CPU) {
+        let space = try machine.makeAddressSpace()
+        try space.map(Place.pages(count), protection: [.read, .write], kind: .anonymous())
+        let cpu = space.makeCPU()
+        for index in 0..<count { try cpu.store(UInt64(index) + 1, at: Place.base.advanced(by: index).address) }
+        return (space, cpu)
+    }
+}
+
+extension AddressSpace {
+    /// The frame that an entry names which a mirror may repeat: present, private or exclusive.
+    func mappedFrame(_ page: PageNumber) -> FrameNumber? {
+        guard let (entry, level) = leaf(page) else { return nil }
+        let kind = entry.softLeaf?.kind
+        guard entry.isPresent || kind == .devicePrivate || kind == .deviceExclusive else { return nil }
+        return entry.frame + (level == .pmd ? page.alignedDown(order: Geometry.pmdOrder).distance(to: page) : 0)
+    }
+}

@@ -1,0 +1,37 @@
+import HMMExplorer
+import Museum
+import Testing
+
+@Suite("Museum")
+struct MuseumTests {
+    @Test("names are unique, and every exhibit has a source and a story")
+    func exhibitsAreLabelled() {
+        let names = Museum.exhibits.map(\.name)
+        #expect(Set(names).count == names.count)
+        for exhibit in Museum.exhibits {
+            #expect(!exhibit.source.isEmpty && !exhibit.story.isEmpty, "\(exhibit.name)")
+        }
+    }
+
+    @Test("every bug is found, as what it was", arguments: Museum.exhibits.map(\.name))
+    func bugIsFound(_ name: String) throws {
+        let exhibit = try #require(Museum.exhibits.first { $0.name == name })
+        let exploration = exhibit.explore(.asItWas, exhibit.options)
+        let failure = try #require(exploration.failure, "not found in \(exploration.schedules) schedules")
+        #expect(failure.kind == exhibit.kind, "\(failure.what)")
+    }
+
+    /// What exploring without end does, in short; `hmm explore --museum` goes further.
+    @Test("what was mended passes the same program", arguments: Museum.exhibits.map(\.name))
+    func mendedPasses(_ name: String) throws {
+        let exhibit = try #require(Museum.exhibits.first { $0.name == name })
+        var options = exhibit.options
+        for strategy in exhibit.isExhaustive ? [.exhaustive] : [ExplorationStrategy.pct(3), .random] {
+            options.strategy = strategy
+            options.schedules = exhibit.isExhaustive ? 1_000_000 : 2_000
+            let exploration = exhibit.explore(.mended, options)
+            #expect(exploration.failure == nil, "\(strategy): \(exploration.failure?.what ?? "")")
+            #expect(exploration.isComplete || !exhibit.isExhaustive, "\(exploration.schedules) schedules are not all")
+        }
+    }
+}
