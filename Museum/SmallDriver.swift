@@ -59,7 +59,7 @@ final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
     /// Caller holds `lock`.
     func entryLocked(_ page: PageNumber) -> Entry? { entries.first { $0.page == page } }
 
-    /// The first entry that says more than the CPU's page table or mapping; meant for `Scene.always`, when nobody moves.
+    /// The first entry that says more than the CPU's page table or mapping, when nobody moves.
     var staleEntry: String? {
         for entry in entries {
             guard let mapped = space.mappedFrame(entry.page) else { return "\(entry.page) is mirrored, but not mapped" }
@@ -86,5 +86,15 @@ extension SmallDriver {
             storeLocked(page, range[0].frame, isWritable: range[0].isWritable)
             return true
         }
+    }
+}
+
+extension Scene {
+    /// Runs all threads; what one of the drivers has stale whenever nobody holds a lock, or in the end, is a finding.
+    func join(watching drivers: SmallDriver...) {
+        let look = { drivers.lazy.compactMap(\.staleEntry).first }
+        always(.staleMirror, look)
+        join()
+        if let stale = look() { fail(stale, kind: .staleMirror) }
     }
 }

@@ -15,7 +15,6 @@ extension Exhibit {
         let (space, cpu) = try scene.makeSpace(pages: 1)
         let driver = try SmallDriver(space)
         let page = Place.base
-        scene.always(.staleMirror) { driver.staleEntry }
         scene.thread("device") {
             switch version {
             case .asItWas: while try !userMemoryAbort(driver, page) {}
@@ -23,7 +22,7 @@ extension Exhibit {
             }
         }
         scene.thread("mprotect") { try space.protect(Place.pages(1), .read) }
-        scene.join()
+        scene.join(watching: driver)
         driver.close()
         space.removeCPU(cpu)
         space.exit()

@@ -19,6 +19,8 @@ struct ArchitectureTests {
         "Sources/HMM/Mirror/DirectoryRegion.swift": ["Glibc", "Synchronization"],
         "Sources/HMMScenario/": ["HMM", "Synchronization"],
         "Sources/HMMScenario/Files/": ["HMM", "Glibc"],
+        "Sources/HMMExplorer/": ["HMM", "HMMScenario", "Synchronization"],
+        "Museum/": ["HMM", "HMMExplorer", "Synchronization"],
         "Sources/hmm/Bench/": ["HMM", "HMMScenario", "CBench", "ArgumentParser", "Glibc", "Synchronization"],
         "Sources/hmm/": ["HMM", "HMMScenario", "HMMBench", "ArgumentParser", "Logging", "Glibc", "Synchronization"],
     ]

@@ -23,9 +23,10 @@ enum PackageFiles {
         }
     }()
 
-    /// Every Swift file of Sources, taken apart.
-    static let sources: [SwiftFile] = all.filter { $0.path.hasPrefix("Sources/") && $0.path.hasSuffix(".swift") }
-        .map(SwiftFile.init)
+    /// Every Swift file of Sources and Museum, taken apart.
+    static let sources: [SwiftFile] = all.filter {
+        ($0.path.hasPrefix("Sources/") || $0.path.hasPrefix("Museum/")) && $0.path.hasSuffix(".swift")
+    }.map(SwiftFile.init)
     /// Those of the core.
     static let core: [SwiftFile] = sources.filter { $0.path.hasPrefix("Sources/HMM/") }
     static let tests: [SwiftFile] = all.filter { $0.path.hasPrefix("Tests/") && $0.path.hasSuffix(".swift") }
