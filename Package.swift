@@ -42,7 +42,7 @@ let package = Package(
         .target(name: "CBench"),
         // The command.
         .executableTarget(
-            name: "hmm", dependencies: ["HMM", "HMMScenario", "CLinux", "CBench", argumentParser, logging],
+            name: "hmm", dependencies: ["HMM", "HMMScenario", "HMMExplorer", "CLinux", "CBench", argumentParser, logging],
             swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),

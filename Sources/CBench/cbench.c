@@ -8,6 +8,7 @@
 #include <sys/mman.h>
 #include <sys/wait.h>
 #include <time.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #define PAGE_BYTES 4096ul
@@ -164,4 +165,28 @@ int64_t cbench_touch(size_t pages) {
     for (size_t i = 0; i < pages; i++) sum += *(volatile uint64_t *)(p + i * PAGE_BYTES);
     release(whole);
     return sum == (uint64_t)pages * (pages + 1) / 2 ? taken : -EILSEQ;
+}
+
+// Two contexts of the C library that hand over to each other.
+static ucontext_t contexts[2];
+static uint64_t handed_over;
+
+static void hand_over(void) {
+    for (;;) {
+        handed_over++;
+        swapcontext(&contexts[1], &contexts[0]);
+    }
+}
+
+int64_t cbench_swapcontext(size_t count) {
+    static char stack[64 << 10];
+    handed_over = 0;
+    if (getcontext(&contexts[1]) != 0) return -errno;
+    contexts[1].uc_stack.ss_sp = stack;
+    contexts[1].uc_stack.ss_size = sizeof stack;
+    makecontext(&contexts[1], hand_over, 0);
+    int64_t start = now();
+    for (size_t i = 0; i < count / 2; i++) swapcontext(&contexts[0], &contexts[1]);
+    int64_t taken = now() - start;
+    return handed_over == count / 2 ? taken : -EILSEQ;
 }

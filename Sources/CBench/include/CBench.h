@@ -45,4 +45,7 @@ int64_t cbench_fork(const struct cbench_region *_Nonnull region);
 
 /// Writes the first word of every page of fresh memory.
 int64_t cbench_touch(size_t pages);
+
+/// `count` switches between two contexts of the C library.
+int64_t cbench_swapcontext(size_t count);
 #endif

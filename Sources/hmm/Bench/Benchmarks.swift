@@ -16,7 +16,7 @@ struct Benchmark: Sendable {
 
 /// All rows, in the order in which they are printed. Names are stable: programs ask for them.
 enum Benchmarks {
-    static let all: [Benchmark] = mirrorRows + migrationRows + cpuRows
+    static let all: [Benchmark] = mirrorRows + migrationRows + cpuRows + explorerRows
 
     /// Measures the rows with these names, or all.
     static func run(only names: [String], _ scale: BenchScale) -> BenchReport {
