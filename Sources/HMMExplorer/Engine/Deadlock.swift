@@ -20,10 +20,10 @@ enum Deadlock {
     }
 
     private static func waits(_ scheduler: ExplorationScheduler) -> [Wait] {
-        (0..<scheduler.names.count).filter { scheduler.state.pointee.unfinished.has($0) }.map { thread in
+        (0..<scheduler.names.count).filter { scheduler.progress.pointee.unfinished.has($0) }.map { thread in
             let next = scheduler.pending[thread]
             guard next.object >= 0 else { return Wait(thread: thread, object: next.object, holder: nil) }
-            let object = scheduler.objects.objects[Int(next.object)]
+            let object = scheduler.objects.pointee.objects[Int(next.object)]
             var holder: Int? = object.owner >= 0 ? Int(object.owner) : nil
             if holder == nil, object.sharers != 0 { holder = object.sharers.first }
             return Wait(thread: thread, object: next.object, holder: holder)

@@ -20,7 +20,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
 
     /// The state of the schedule under way, behind a pointer: it changes with every step, and a thread that is switched
     /// away in the middle of an access to a stored property would make that access last.
-    struct State {
+    struct Progress {
         var current = 0
         var threadCount = 0
         /// Not finished.
@@ -46,27 +46,34 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         var isDraining = false
     }
 
-    let state: UnsafeMutablePointer<State>
+    let progress: UnsafeMutablePointer<Progress>
+    let objects: UnsafeMutablePointer<ObjectTable>
     let pending: UnsafeMutablePointer<Pending>
     private(set) var steps: UnsafeMutablePointer<Step>
+    /// By step: whether the strategy chose another thread than the obvious one.
+    private var isDetour: UnsafeMutablePointer<Bool>
     private var stepCapacity = 0
     /// Invariant: `threads[i]` is initialised for i < `poolCount`.
     private let threads: UnsafeMutablePointer<Unmanaged<VirtualThread>>
     private var poolCount = 0
     private(set) var names: [String] = []
-    var objects = ObjectTable()
-    var strategy = Strategy()
+    /// Who chooses. Kept by whoever runs schedules.
+    unowned(unsafe) var strategy: Strategy
     /// Looked at when no lock is held; answers what is wrong.
     var observer: (() -> ScheduleFinding?)?
     private(set) var finding: ScheduleFinding?
 
-    package override init() {
-        state = .allocate(capacity: 1)
-        state.initialize(to: State())
+    init(strategy: Strategy) {
+        self.strategy = strategy
+        objects = .allocate(capacity: 1)
+        objects.initialize(to: ObjectTable())
+        progress = .allocate(capacity: 1)
+        progress.initialize(to: Progress())
         pending = .allocate(capacity: Self.threadLimit)
         pending.initialize(repeating: Pending(kind: .start, mark: -1, object: -1), count: Self.threadLimit)
         threads = .allocate(capacity: Self.threadLimit)
         steps = .allocate(capacity: 0)
+        isDetour = .allocate(capacity: 0)
         super.init()
     }
 
@@ -75,7 +82,10 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         threads.deallocate()
         pending.deallocate()
         steps.deallocate()
-        state.deallocate()
+        progress.deallocate()
+        objects.deinitialize(count: 1)
+        objects.deallocate()
+        isDetour.deallocate()
     }
 
     // MARK: A schedule
@@ -85,24 +95,25 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         prepare(stepLimit: stepLimit)
         spawn(name: "main", body)
         whileInstalled { threads[0]._withUnsafeGuaranteedRef { $0.enter() } }
-        strategy.end(steps: state.pointee.stepCount)
-        if state.pointee.unfinished == 0 { return .finished }
+        strategy.end(steps: progress.pointee.stepCount)
+        if progress.pointee.unfinished == 0 { return .finished }
         abandon()
         return .abandoned
     }
 
     private func prepare(stepLimit: Int) {
-        state.pointee = State()
-        state.pointee.stepLimit = stepLimit
+        progress.pointee = Progress()
+        progress.pointee.stepLimit = stepLimit
         finding = nil
         names.removeAll(keepingCapacity: true)
-        detours.removeAll(keepingCapacity: true)
-        objects.reset()
+        objects.pointee.reset()
         // The fair part that follows the limit is as long again, and draining too.
         let capacity = stepLimit * 3 + 16
         if stepCapacity != capacity {
             steps.deallocate()
             steps = .allocate(capacity: capacity)
+            isDetour.deallocate()
+            isDetour = .allocate(capacity: capacity)
             stepCapacity = capacity
         }
     }
@@ -117,7 +128,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     }
 
     package override func spawn(name: String, _ body: @escaping () -> Void) {
-        let index = state.pointee.threadCount
+        let index = progress.pointee.threadCount
         precondition(index < Self.threadLimit, "more than \(Self.threadLimit) threads in one schedule")
         if index == poolCount {
             threads[index] = .passRetained(VirtualThread(index: index, name: name, scheduler: self))
@@ -125,38 +136,38 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         }
         threads[index]._withUnsafeGuaranteedRef { $0.start(body) }
         names.append(name)
-        state.pointee.threadCount += 1
-        state.pointee.unfinished |= .only(index)
-        state.pointee.runnable |= .only(index)
+        progress.pointee.threadCount += 1
+        progress.pointee.unfinished |= .only(index)
+        progress.pointee.runnable |= .only(index)
         pending[index] = Pending(kind: .start, mark: -1, object: -1)
-        if index > 0 { strategy.spawned(index, by: state.pointee.current) }
+        if index > 0 { strategy.spawned(index, by: progress.pointee.current) }
     }
 
     // MARK: What the core calls
 
     package override func schedulingPoint(_ kind: SchedulingPoint.Kind, on address: UInt) {
-        let s = state
+        let s = progress
         let current = s.pointee.current
         // Alone: nothing to choose.
         if s.pointee.unfinished == .only(current) || s.pointee.isObserving { return }
         pending[current].kind = StepKind(rawValue: kind.rawValue)!
-        pending[current].object = address == 0 ? -1 : objects.id(address)
+        pending[current].object = address == 0 ? -1 : objects.pointee.id(address)
         observe()
         goOn(from: current)
     }
 
     package override func block(on key: UInt) {
-        let current = state.pointee.current
-        state.pointee.runnable &= ~.only(current)
+        let current = progress.pointee.current
+        progress.pointee.runnable &= ~.only(current)
         pending[current].kind = .resume
-        pending[current].object = objects.id(key)
+        pending[current].object = objects.pointee.id(key)
         goOn(from: current)
     }
 
-    package override func unblock(_ index: Int) { state.pointee.runnable |= .only(index) }
+    package override func unblock(_ index: Int) { progress.pointee.runnable |= .only(index) }
 
     package override func finished(_ index: Int) -> VirtualThread? {
-        let s = state
+        let s = progress
         s.pointee.unfinished &= ~.only(index)
         s.pointee.runnable &= ~.only(index)
         if s.pointee.unfinished == 0 { return nil }
@@ -171,49 +182,49 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         return threads[s.pointee.current].takeUnretainedValue()
     }
 
-    package override func now() -> UInt64 { state.pointee.time }
+    package override func now() -> UInt64 { progress.pointee.time }
 
     package override func sleep(nanoseconds: UInt64) {
-        state.pointee.time += nanoseconds
+        progress.pointee.time += nanoseconds
         schedulingPoint(.yield, on: 0)
     }
 
-    package override func random() -> UInt64 { SplitMix.next(&state.pointee.random) }
+    package override func random() -> UInt64 { SplitMix.next(&progress.pointee.random) }
 
     package override func lockOrderViolation(_ violation: LockOrderViolation) {
-        find(ScheduleFinding(kind: .lockOrder, what: "\(violation)", thread: state.pointee.current))
+        find(ScheduleFinding(kind: .lockOrder, what: "\(violation)", thread: progress.pointee.current))
     }
 
     // MARK: What a program calls
 
     /// Runs `bodies` as threads; returns when the last of them has come to its end. The caller is alone.
     func runTogether(_ bodies: [(name: String, body: () -> Void)]) {
-        let current = state.pointee.current
-        precondition(state.pointee.unfinished == .only(current), "threads are started by a program that runs alone")
+        let current = progress.pointee.current
+        precondition(progress.pointee.unfinished == .only(current), "threads are started by a program that runs alone")
         guard !bodies.isEmpty else { return }
         for (name, body) in bodies { spawn(name: name, body) }
-        state.pointee.parent = current
-        state.pointee.runnable &= ~.only(current)
+        progress.pointee.parent = current
+        progress.pointee.runnable &= ~.only(current)
         goOn(from: current)
-        state.pointee.parent = -1
+        progress.pointee.parent = -1
     }
 
     /// The running thread begins `mark`; later steps carry it.
-    func mark(_ mark: Int) { pending[state.pointee.current].mark = Int16(truncatingIfNeeded: mark) }
+    func mark(_ mark: Int) { pending[progress.pointee.current].mark = Int16(truncatingIfNeeded: mark) }
 
     /// Notes what is wrong. The first finding of a schedule counts; the threads run to their end, unexplored.
     func find(_ found: ScheduleFinding) {
-        if finding == nil, !state.pointee.isDraining {
+        if finding == nil, !progress.pointee.isDraining {
             finding = found
-            finding?.step = state.pointee.stepCount
+            finding?.step = progress.pointee.stepCount
         }
-        state.pointee.isDraining = true
+        progress.pointee.isDraining = true
     }
 
     /// Findings made by looking, while nobody moves.
     func whileObserving<R>(_ body: () -> R) -> R {
-        state.pointee.isObserving = true
-        defer { state.pointee.isObserving = false }
+        progress.pointee.isObserving = true
+        defer { progress.pointee.isObserving = false }
         return body()
     }
 
@@ -224,26 +235,27 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
             find(
                 ScheduleFinding(
                     kind: .nondeterminism, what: "the program did not do the same when it was run again",
-                    thread: state.pointee.current))
+                    thread: progress.pointee.current))
         }
     }
 
-    var current: Int { state.pointee.current }
-    var stepCount: Int { state.pointee.stepCount }
+    var current: Int { progress.pointee.current }
+    var stepCount: Int { progress.pointee.stepCount }
     @inline(__always) func pendingKind(of thread: Int) -> StepKind { pending[thread].kind }
 
     /// The schedule that ran, without the turns after the step limit or a finding, which follow by themselves.
-    var schedule: Schedule { Schedule(detours: detours) }
-    private var detours: [Schedule.Detour] = []
-
+    var schedule: Schedule {
+        let detours = (0..<stepCount).filter { isDetour[$0] }
+        return Schedule(detours: detours.map { .init(step: $0, thread: Int(steps[$0].thread)) })
+    }
     /// Others stand for what would follow: the threads run to their end, and nothing is looked at.
-    func cutShort() { state.pointee.isDraining = true }
+    func cutShort() { progress.pointee.isDraining = true }
 
     /// What people call an object; set for schedules that are shown.
     var namer: ((UInt) -> String?)?
     func describe(_ object: Int32) -> String {
         guard object >= 0 else { return "nothing" }
-        return namer?(objects.objects[Int(object)].address) ?? "object \(object)"
+        return namer?(objects.pointee.objects[Int(object)].address) ?? "object \(object)"
     }
 
     // MARK: Choosing
@@ -254,27 +266,27 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         let next = choose(from)
         if next == from { return }
         if next < 0 { return threads[from]._withUnsafeGuaranteedRef { $0.leave() } }
-        state.pointee.current = next
+        progress.pointee.current = next
         let target = threads[next]
         threads[from]._withUnsafeGuaranteedRef { me in target._withUnsafeGuaranteedRef { me.yield(to: $0) } }
     }
 
     /// The thread that makes the next step, which is noted; -1 if none can or the schedule is too long.
     private func choose(_ current: Int) -> Int {
-        let s = state
+        let s = progress
         var enabled = s.pointee.runnable & ~waitingForLocks
         if enabled & ~s.pointee.gaveWay != 0 { enabled &= ~s.pointee.gaveWay }
         if enabled == 0 { return deadlock() }
         let depth = s.pointee.stepCount
         let next: Int
+        isDetour[depth] = false
         if s.pointee.isDraining || depth >= s.pointee.stepLimit {
             guard let turn = nextInTurn(enabled, current) else { return -1 }
             next = turn
         } else {
             next = strategy.choose(enabled, depth: depth, self)
-            if next != Schedule.obvious(enabled: enabled, current: current) {
-                detours.append(.init(step: depth, thread: next))
-            }
+            let isObvious = next == Schedule.obvious(enabled: enabled, current: current)
+            isDetour[depth] = !isObvious && !s.pointee.isDraining
         }
         note(next)
         return next
@@ -282,7 +294,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
 
     /// Past the limit every thread that can go on gets its turn, so that what does not end is no accident of the order.
     private func nextInTurn(_ enabled: ThreadSet, _ current: Int) -> Int? {
-        let s = state
+        let s = progress
         if s.pointee.stepCount + 1 >= stepCapacity {
             if finding == nil { finding = Livelock.finding(self) }
             return nil
@@ -296,13 +308,13 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     @inline(__always)
     private var waitingForLocks: ThreadSet {
         var waiting: ThreadSet = 0
-        var rest = state.pointee.runnable
+        var rest = progress.pointee.runnable
         while rest != 0 {
             let thread = rest.first
             rest &= rest &- 1
             let next = pending[thread]
             if next.kind.rawValue > StepKind.acquireShared.rawValue || next.object < 0 { continue }
-            let object = objects.objects[Int(next.object)]
+            let object = objects.pointee.objects[Int(next.object)]
             let isHeld = object.owner >= 0 || (next.kind == .acquire && object.sharers != 0)
             if isHeld { waiting |= .only(thread) }
         }
@@ -312,14 +324,14 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     /// `thread` makes the step that it announced.
     @inline(__always)
     private func note(_ thread: Int) {
-        let s = state
+        let s = progress
         let next = pending[thread]
         steps[s.pointee.stepCount] = Step(
             thread: UInt8(truncatingIfNeeded: thread), kind: next.kind, mark: next.mark, object: next.object)
         s.pointee.stepCount += 1
         noteYield(thread, next.kind)
         if next.kind.rawValue <= StepKind.releaseShared.rawValue, next.object >= 0 {
-            noteLock(thread, next.kind, &objects.objects[Int(next.object)])
+            noteLock(thread, next.kind, &objects.pointee.objects[Int(next.object)])
         }
     }
 
@@ -327,7 +339,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     /// missed; then somebody else has to move first, because one more turn would see the same.
     @inline(__always)
     private func noteYield(_ thread: Int, _ kind: StepKind) {
-        let s = state
+        let s = progress
         if s.pointee.lastThread != thread { s.pointee.yields = 0 }
         s.pointee.lastThread = thread
         guard kind == .yield else {
@@ -344,16 +356,16 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         case .acquire, .tryAcquire:
             guard object.owner < 0, object.sharers == 0 else { return }
             object.owner = Int32(truncatingIfNeeded: thread)
-            state.pointee.heldLocks += 1
+            progress.pointee.heldLocks += 1
         case .acquireShared, .tryAcquireShared:
             guard object.owner < 0 else { return }
             object.sharers |= .only(thread)
-            state.pointee.heldLocks += 1
+            progress.pointee.heldLocks += 1
         case .release:
-            if object.owner >= 0 { state.pointee.heldLocks -= 1 }
+            if object.owner >= 0 { progress.pointee.heldLocks -= 1 }
             object.owner = -1
         default:
-            if object.sharers.has(thread) { state.pointee.heldLocks -= 1 }
+            if object.sharers.has(thread) { progress.pointee.heldLocks -= 1 }
             object.sharers &= ~.only(thread)
         }
     }
@@ -362,7 +374,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
 
     @inline(__always)
     private func observe() {
-        let s = state
+        let s = progress
         guard s.pointee.heldLocks == 0, let observer, !s.pointee.isDraining,
             s.pointee.stepCount >= strategy.sharedPrefix
         else { return }

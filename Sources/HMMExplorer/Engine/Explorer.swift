@@ -3,29 +3,31 @@ import HMM
 /// Runs a program under one schedule after the other.
 final class Explorer {
     let options: ExplorationOptions
-    private let scheduler = ExplorationScheduler()
+    private let strategy: Strategy
+    private let scheduler: ExplorationScheduler
     private let stage: Stage
 
     init(_ options: ExplorationOptions) {
         self.options = options
+        strategy = options.replay.map(ReplayStrategy.init) ?? options.strategy.make(seed: options.seed)
+        scheduler = ExplorationScheduler(strategy: strategy)
         stage = Stage(configuration: options.machine, seed: options.seed)
     }
 
     func run(_ program: @escaping (Scene) throws -> Void) -> Exploration {
         var result = Exploration(strategy: options.strategy)
-        scheduler.strategy = options.replay.map(ReplayStrategy.init) ?? options.strategy.make(seed: options.seed)
         let start = SyncClock.now()
         let deadline = options.seconds.isFinite ? start + UInt64(options.seconds * 1e9) : .max
         while result.schedules + result.cutSchedules < options.schedules {
             if result.schedules & 63 == 0, SyncClock.now() >= deadline { break }
-            guard scheduler.strategy.begin() else {
+            guard strategy.begin() else {
                 result.isComplete = options.replay == nil
                 break
             }
             let finding = runOnce(program)
             result.steps += scheduler.stepCount
             result.longestSchedule = max(result.longestSchedule, scheduler.stepCount)
-            result.cutSchedules = scheduler.strategy.cutSchedules
+            result.cutSchedules = strategy.cutSchedules
             result.schedules += 1
             if let finding {
                 result.failure = failure(finding, after: result.schedules)
@@ -56,6 +58,6 @@ final class Explorer {
             kind: finding.kind, what: finding.what, schedule: scheduler.schedule, schedules: schedules,
             steps: (0..<min(scheduler.stepCount, options.stepLimit)).map { scheduler.steps[$0] },
             threads: scheduler.names,
-            objects: (0..<scheduler.objects.count).map { scheduler.describe(Int32($0)) })
+            objects: (0..<scheduler.objects.pointee.count).map { scheduler.describe(Int32($0)) })
     }
 }

@@ -3,7 +3,7 @@ enum Livelock {
     /// The schedule reached its limit, and every thread had its turn ever since: shows what repeats, if it does.
     static func finding(_ scheduler: ExplorationScheduler) -> ScheduleFinding {
         let count = scheduler.stepCount
-        let first = scheduler.state.pointee.stepLimit
+        let first = scheduler.progress.pointee.stepLimit
         guard let period = period(scheduler.steps, first..<count) else {
             return ScheduleFinding(
                 kind: .livelock, what: "no end after \(count) steps, the last \(count - first) of them in turn")

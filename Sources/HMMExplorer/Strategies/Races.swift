@@ -21,7 +21,8 @@ final class Races {
         var shareClock = Clock()
     }
 
-    private var clocks = [Clock](repeating: Clock(), count: ExplorationScheduler.threadLimit)
+    /// By thread.
+    private let clocks: UnsafeMutablePointer<Clock>
     private var stepClocks: UnsafeMutablePointer<Clock>
     private var stepThreads: UnsafeMutablePointer<UInt8>
     private var stepKinds: UnsafeMutablePointer<StepKind>
@@ -36,6 +37,8 @@ final class Races {
     private(set) var foundCount = 0
 
     init() {
+        clocks = .allocate(capacity: ExplorationScheduler.threadLimit)
+        clocks.initialize(repeating: Clock(), count: ExplorationScheduler.threadLimit)
         stepClocks = .allocate(capacity: stepCapacity)
         stepThreads = .allocate(capacity: stepCapacity)
         stepKinds = .allocate(capacity: stepCapacity)
@@ -44,6 +47,7 @@ final class Races {
     }
 
     deinit {
+        clocks.deallocate()
         stepClocks.deallocate()
         stepThreads.deallocate()
         stepKinds.deallocate()
@@ -53,7 +57,7 @@ final class Races {
 
     func begin(knownSteps: Int) {
         self.knownSteps = knownSteps
-        for thread in clocks.indices { clocks[thread] = Clock() }
+        clocks.update(repeating: Clock(), count: ExplorationScheduler.threadLimit)
         objectCount = 0
     }
 

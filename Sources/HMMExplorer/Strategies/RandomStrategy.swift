@@ -4,27 +4,33 @@ import HMM
 /// schedule repeats a random pattern for ever, as a fair machine might: that finds cycles in which nobody gets on,
 /// which independent random steps leave too soon.
 final class RandomStrategy: Strategy {
-    private var generator: UInt64
+    /// Behind a pointer: it changes with every step.
+    private let generator: UnsafeMutablePointer<UInt64>
     private var run = 0
     private var stayBits: UInt64 = 1
     private var pattern: [(thread: Int, steps: Int)] = []
     private var place = 0
     private var left = 0
 
-    init(seed: UInt64) { generator = seed }
+    init(seed: UInt64) {
+        generator = .allocate(capacity: 1)
+        generator.initialize(to: seed)
+    }
+
+    deinit { generator.deallocate() }
 
     override func begin() -> Bool {
         run += 1
-        stayBits = [0, 1, 3, 5][Int(SplitMix.next(&generator) % 4)]
+        stayBits = [0, 1, 3, 5][Int(SplitMix.next(&generator.pointee) % 4)]
         pattern.removeAll(keepingCapacity: true)
         if run % 8 == 0 { drawPattern() }
         return true
     }
 
     private func drawPattern() {
-        for _ in 0..<Int(2 + SplitMix.next(&generator) % 3) {
-            let quantum = 1 + SplitMix.next(&generator) % (1 << (SplitMix.next(&generator) % 7))
-            pattern.append((Int(SplitMix.next(&generator) % 4), Int(quantum)))
+        for _ in 0..<Int(2 + SplitMix.next(&generator.pointee) % 3) {
+            let quantum = 1 + SplitMix.next(&generator.pointee) % (1 << (SplitMix.next(&generator.pointee) % 7))
+            pattern.append((Int(SplitMix.next(&generator.pointee) % 4), Int(quantum)))
         }
         place = 0
         left = pattern[0].steps
@@ -32,7 +38,7 @@ final class RandomStrategy: Strategy {
 
     override func choose(_ enabled: ThreadSet, depth: Int, _ scheduler: ExplorationScheduler) -> Int {
         if !pattern.isEmpty { return choosePattern(enabled, scheduler.current) }
-        let number = SplitMix.next(&generator)
+        let number = SplitMix.next(&generator.pointee)
         // Stays with probability 1 - 2^-stayBits.
         if stayBits > 0, enabled.has(scheduler.current), number & ((1 << stayBits) - 1) != 0 { return scheduler.current }
         return Self.nth(Int((number &>> 32) % UInt64(enabled.nonzeroBitCount)), of: enabled)
