@@ -20,7 +20,6 @@ struct ScenarioProgramTests {
         var options = ExplorationOptions()
         options.schedules = 20_000
         let exploration = explore(options) { scene in try program.run(scene) }
-        print(exploration.schedules, exploration.cutSchedules, exploration.longestSchedule, exploration.isComplete, exploration.seconds, exploration.steps)
         if let failure = exploration.failure { Issue.record("\(failure.kind): \(failure.what)") }
     }
 }
