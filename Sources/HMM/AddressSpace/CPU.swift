@@ -30,6 +30,8 @@ public enum AccessFault: Error, Hashable, Sendable {
 public final class CPU: @unchecked Sendable {
     public let space: AddressSpace
     private let frames: FrameTable
+    /// The machine's, which outlives this: all CPUs counting references to it would be in each other's way.
+    private let statistics: Unmanaged<Statistics>
     private let tables: PageTables
     /// Odd while an access is under way. Pairs with the load in `flush`.
     private let window = Atomic<UInt64>(0)
@@ -48,6 +50,7 @@ public final class CPU: @unchecked Sendable {
     init(space: AddressSpace) {
         self.space = space
         frames = space.machine.frames
+        statistics = .passUnretained(space.machine.statistics)
         tables = space.tables
         cachedPages = .allocate(capacity: Self.slotCount)
         cachedPages.initialize(repeating: 0, count: Self.slotCount)
@@ -110,7 +113,7 @@ public final class CPU: @unchecked Sendable {
     }
 
     private func fault(_ page: PageNumber, _ access: AccessKind) throws(AccessFault) {
-        space.machine.statistics.cpuFaults.add()
+        statistics._withUnsafeGuaranteedRef { $0.cpuFaults.add() }
         switch space.handleFault(of: self, at: page, write: access != .read) {
         case .done: return
         case .segmentationFault: throw .segmentationFault

@@ -20,13 +20,24 @@ package enum PageLevel: Int, Comparable, Sendable {
     var below: PageLevel { PageLevel(rawValue: rawValue - 1)! }
 }
 
-/// What lies beside a table: its lock and its links.
+/// What lies beside a table: its lock, its links and its count. Alone on its cache line: neighbouring tables are often
+/// those of different threads.
 struct PageTableMetadata: ~Copyable {
     /// Guards the entries: what they are, not their young and dirty bits, which the hardware sets at any time.
     let lock: SpinLock
     /// A table kept for splitting a huge leaf of this PMD table, or the next free table of the pool.
     var next: UInt32
+    /// Entries that are not empty. Guarded by `lock`.
+    /// Invariant: INV-AS-11.
+    var entryCount: Int32 = 0
     var level: UInt8
+    private let padding = InlineArray<12, UInt32>(repeating: 0)
+
+    init(level: PageLevel) {
+        lock = SpinLock(level == .pte ? .pte : .pmd)
+        next = 0
+        self.level = UInt8(level.rawValue)
+    }
 }
 
 /// The memory of all page tables of a machine: 4 KiB of words each, and metadata beside it.
@@ -38,10 +49,6 @@ package final class PageTablePool: @unchecked Sendable {
     private let metadataArena: HostMemory
     private let words: UnsafeMutablePointer<Atomic<UInt64>>
     private let metadata: UnsafeMutablePointer<PageTableMetadata>
-    private let countArena: HostMemory
-    /// Entries of each table that are not empty. Guarded by the table's lock.
-    /// Invariant: INV-AS-11.
-    let entryCounts: UnsafeMutablePointer<Int32>
     private let lock = SpinLock(.pool)
     private let capacity: UInt32
     // Guarded by `lock`.
@@ -55,8 +62,6 @@ package final class PageTablePool: @unchecked Sendable {
         metadataArena = try HostMemory(lengthBytes: capacity * MemoryLayout<PageTableMetadata>.stride)
         words = wordArena.elements(of: Atomic<UInt64>.self)
         metadata = metadataArena.elements(of: PageTableMetadata.self)
-        countArena = try HostMemory(lengthBytes: capacity * MemoryLayout<Int32>.stride)
-        entryCounts = countArena.elements(of: Int32.self)
         self.capacity = UInt32(capacity)
         self.injector = injector
     }
@@ -88,16 +93,14 @@ package final class PageTablePool: @unchecked Sendable {
             return untouched
         }
         guard number != 0 else { return nil }
-        (metadata + Int(number)).initialize(
-            to: PageTableMetadata(
-                lock: SpinLock(level == .pte ? .pte : .pmd), next: 0, level: UInt8(level.rawValue)))
+        (metadata + Int(number)).initialize(to: PageTableMetadata(level: level))
         return PageTableNumber(number)
     }
 
     /// Takes back a table whose entries are all empty and that no walker can reach any more.
     func free(_ table: PageTableNumber) {
         #if HMM_INVARIANT_CHECKS
-            precondition(entryCounts[Int(table.raw)] == 0, "a table with entries was freed")
+            precondition(metadata[Int(table.raw)].entryCount == 0, "a table with entries was freed")
             precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
         #endif
         lock.withLock {
