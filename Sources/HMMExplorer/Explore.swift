@@ -6,8 +6,8 @@ public enum ExplorationStrategy: Hashable, Sendable, CustomStringConvertible {
     case exhaustive
     /// All with at most so many preemptions.
     case bounded(Int)
-    /// Random priorities with so many ordering constraints to be met: finds a bug of that depth with a probability of at
-    /// least 1 / (n * k^(depth - 1)) in each schedule, for n threads and k steps.
+    /// Random priorities with so many ordering constraints to be met: finds a bug of that depth with a probability of
+    /// at least 1 / (n * k^(depth - 1)) in each schedule, for n threads and k steps.
     case pct(Int)
     /// Any thread at any step.
     case random

@@ -335,8 +335,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         }
     }
 
-    /// A loop that waits for others is let round twice, so that an order in which it gives way for another reason is not
-    /// missed; then somebody else has to move first, because one more turn would see the same.
+    /// A loop that waits for others is let round twice, so that an order in which it gives way for another reason is
+    /// not missed; then somebody else has to move first, because one more turn would see the same.
     @inline(__always)
     private func noteYield(_ thread: Int, _ kind: StepKind) {
         let s = progress

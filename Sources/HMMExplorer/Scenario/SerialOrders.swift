@@ -105,7 +105,9 @@ final class SerialOrders {
     /// Whether the statement may have left the page alone.
     private func isDoubtful(_ result: StatementResult, _ statement: Statement, _ page: Page) -> Bool {
         if result.isError { return true }
-        guard moved.contains(page.region), let value = Self.value(result, statement, page, scenario) else { return false }
+        guard moved.contains(page.region), let value = Self.value(result, statement, page, scenario) else {
+            return false
+        }
         return value == .segmentationFault || value == .busError
     }
 
@@ -114,8 +116,7 @@ final class SerialOrders {
             guard let statement = statements[line],
                 let value = Self.value(result, statement, page, scenario)
             else { continue }
-            guard let other = expected[line].flatMap({ Self.value($0, statement, page, scenario) }) else { return false }
-            if value != other { return false }
+            if value != expected[line].flatMap({ Self.value($0, statement, page, scenario) }) { return false }
         }
         return true
     }

@@ -4,8 +4,8 @@ import HMM
 /// running thread becomes the lowest.
 ///
 /// A bug that takes `depth` ordering constraints is found by one schedule with a probability of at least
-/// 1 / (n * k^(depth - 1)), for n threads and k steps. A thread that gives way (`yield`) becomes the lowest too, so that
-/// a loop that waits for others does not keep them from running.
+/// 1 / (n * k^(depth - 1)), for n threads and k steps. A thread that gives way (`yield`) becomes the lowest too, so
+/// that a loop that waits for others does not keep them from running.
 ///
 /// Source: "A Randomized Scheduler with Probabilistic Guarantees of Finding Bugs", Burckhardt, Kothari, Musuvathi,
 /// Nagarakatte (ASPLOS 2010).

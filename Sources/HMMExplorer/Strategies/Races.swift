@@ -1,7 +1,7 @@
 /// What happens before what in the schedule under way, and which of its steps race.
 ///
-/// Each step carries a clock: for every thread, how many of its steps (counted along the schedule) come before. Steps of
-/// one thread are ordered, and so are dependent steps on one object. Two dependent steps race if nothing else orders
+/// Each step carries a clock: for every thread, how many of its steps (counted along the schedule) come before. Steps
+/// of one thread are ordered, and so are dependent steps on one object. Two dependent steps race if nothing else orders
 /// them and each could have been first.
 final class Races {
     typealias Clock = SIMD16<Int32>
@@ -184,7 +184,7 @@ final class Races {
             if seen.has(thread) { continue }
             let clock = stepClocks[index]
             if index < last, clock[first] >= number { continue }
-            // Steps that come after `earlier` are left out above, so a thread is first met at its first step that counts.
+            // Steps that come after `earlier` are left out above: a thread is first met at its first step that counts.
             var isBeginner = true
             var rest = seen
             while rest != 0 {

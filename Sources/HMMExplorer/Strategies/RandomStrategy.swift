@@ -40,7 +40,8 @@ final class RandomStrategy: Strategy {
         if !pattern.isEmpty { return choosePattern(enabled, scheduler.current) }
         let number = SplitMix.next(&generator.pointee)
         // Stays with probability 1 - 2^-stayBits.
-        if stayBits > 0, enabled.has(scheduler.current), number & ((1 << stayBits) - 1) != 0 { return scheduler.current }
+        let stays = stayBits > 0 && number & ((1 << stayBits) - 1) != 0
+        if stays, enabled.has(scheduler.current) { return scheduler.current }
         return Self.nth(Int((number &>> 32) % UInt64(enabled.nonzeroBitCount)), of: enabled)
     }
 

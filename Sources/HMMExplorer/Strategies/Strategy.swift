@@ -4,7 +4,8 @@
 class Strategy {
     /// A schedule begins. False: there is none left that was not run.
     func begin() -> Bool { true }
-    /// Which thread makes step number `depth`. `enabled` is not empty; `scheduler` tells what each thread is about to do.
+    /// Which thread makes step number `depth`. `enabled` is not empty; `scheduler` tells what each thread is about to
+    /// do.
     func choose(_ enabled: ThreadSet, depth: Int, _ scheduler: ExplorationScheduler) -> Int {
         Schedule.obvious(enabled: enabled, current: scheduler.current)
     }
