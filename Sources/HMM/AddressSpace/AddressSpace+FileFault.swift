@@ -25,9 +25,32 @@ extension AddressSpace {
         }
         guard !frames.hasFlags(frame, FrameFlags.poisoned) else { return .busError }
         tables.lock(pte)
-        if tables.read(pte).isNone { mapFilePage(pte, frame, fault.vma, write: fault.write) }
+        if file.isSharedAnonymous, let pages = placeOfFolio(fault, pte, head, frame) {
+            for i in 0..<pages { mapFilePage(pte - (frame - head) + i, head + i, fault.vma, write: fault.write) }
+        } else if tables.read(pte).isNone {
+            mapFilePage(pte, frame, fault.vma, write: fault.write)
+        }
         tables.unlock(pte)
         return .done
+    }
+
+    /// The number of pages of a large folio that can be mapped together with the faulting one: all of them, if they lie
+    /// in the mapping and in one table, and nothing is mapped there. The table is locked.
+    ///
+    /// Kernel: mm/memory.c finish_fault (6.12).
+    private func placeOfFolio(
+        _ fault: Fault, _ pte: EntryPointer, _ head: FrameNumber, _ frame: FrameNumber
+    ) -> Int? {
+        let count = frames.pageCount(ofHead: head)
+        guard count > 1, !fault.vma.flags.contains(.uffdWP) else { return nil }
+        let before = frame - head
+        let first = PageTables.index(fault.page, .pte) - before
+        guard first >= 0, first + count <= Geometry.entriesPerTable,
+            fault.vma.pages.lowerBound.distance(to: fault.page) >= before,
+            fault.page.distance(to: fault.vma.pages.upperBound) >= count - before
+        else { return nil }
+        for i in 0..<count where !tables.read(pte - before + i).isNone { return nil }
+        return count
     }
 
     /// Maps one page of the cache, which is locked. The table is locked and the entry empty.

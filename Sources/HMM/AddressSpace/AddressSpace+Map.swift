@@ -48,6 +48,7 @@ extension AddressSpace {
             if let huge { flags.insert(huge ? .hugePage : .noHugePage) }
         case .sharedAnonymous:
             file = try machine.makeFile(pageCount: pages.pageCount)
+            file!.isSharedAnonymous = true
             flags.formUnion([.shared, .mayWrite])
         case .privateFile(let mapped, let start):
             (file, offset) = (mapped, UInt64(start))
@@ -67,7 +68,8 @@ extension AddressSpace {
     /// Unmaps whatever is mapped in `pages`.
     ///
     /// - Throws: `.invalidArgument` for an empty range or one that cuts a hugetlb page; `.outOfMemory` when a mapping
-    ///   would have to be split and there is no memory. Nothing is changed then.
+    ///   would have to be split and there is no memory. Nothing is unmapped then; a mapping that was split at the
+    ///   start of the range stays so.
     public func unmap(_ pages: PageRange) throws(HMMError) {
         guard !pages.isEmpty, pages.upperBound <= Geometry.endPage else {
             throw HMMError(.invalidArgument, "the range is empty or lies outside the address space")
@@ -81,11 +83,6 @@ extension AddressSpace {
     func unmapLocked(_ pages: PageRange) throws(HMMError) {
         var doomed = vmas.overlapping(pages)
         guard let first = doomed.first, let last = doomed.last else { return }
-        for vma in [first, last] where vma.isHugetlb {
-            guard hugetlbMayCut(vma, pages) else {
-                throw HMMError(.invalidArgument, "the range cuts a hugetlb page")
-            }
-        }
         if first.pages.lowerBound < pages.lowerBound {
             _ = try split(first, at: pages.lowerBound, newIsLower: true)
         }

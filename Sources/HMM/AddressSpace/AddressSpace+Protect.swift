@@ -8,7 +8,7 @@ extension AddressSpace {
     /// Gives `pages` the rights `protection`, VMA by VMA in the order of addresses.
     ///
     /// - Throws: `.outOfMemory` at the first hole (parts before it are done), or when a mapping cannot be split;
-    ///   `.invalidArgument` for an empty range or one that cuts a hugetlb page.
+    ///   `.invalidArgument` for an empty range or one that cuts a hugetlb page, unless it has the rights already.
     public func protect(_ pages: PageRange, _ protection: Protection) throws(HMMError) {
         guard !pages.isEmpty, pages.upperBound <= Geometry.endPage else {
             throw HMMError(.invalidArgument, "the range is empty or lies outside the address space")
@@ -21,9 +21,6 @@ extension AddressSpace {
                 throw HMMError(.outOfMemory, "a part of the range is not mapped")
             }
             let part = pages.intersection(vma.pages)!.clamped(to: page..<pages.upperBound)
-            if vma.isHugetlb, !hugetlbMayCut(vma, part) {
-                throw HMMError(.invalidArgument, "the range cuts a hugetlb page")
-            }
             page = part.upperBound
             try protect(vma, part, protection)
         }

@@ -19,7 +19,12 @@ extension AddressSpace {
     }
 
     /// Cuts a VMA in two. Answers the new one.
+    ///
+    /// - Throws: `.invalidArgument` in the middle of a hugetlb page; `.outOfMemory`.
     func split(_ vma: VMA, at page: PageNumber, newIsLower: Bool) throws(HMMError) -> VMA {
+        guard !vma.isHugetlb || page.isAligned(order: Geometry.pmdOrder) else {
+            throw HMMError(.invalidArgument, "the range cuts a hugetlb page")
+        }
         try machine.faultInjector.check(.object)
         markWrite(vma)
         let low = vma.pages.lowerBound..<page
@@ -79,7 +84,8 @@ extension AddressSpace {
     private func merge(_ vma: VMA, _ pages: PageRange, flags: VMAFlags) throws(HMMError) -> VMA? {
         let isLeft = pages.lowerBound == vma.pages.lowerBound
         let isRight = pages.upperBound == vma.pages.upperBound
-        guard !flags.contains(.special), isLeft || isRight else { return nil }
+        // Hugetlb counts as special here (VM_DONTEXPAND).
+        guard !flags.contains(.special), !vma.isHugetlb, isLeft || isRight else { return nil }
         let offset = vma.index(of: pages.lowerBound)
         var left = isLeft ? vmas.previous(before: vma) : nil
         if let previous = left, !canMerge(after: previous, pages, flags, vma, offset: offset) { left = nil }
@@ -87,9 +93,6 @@ extension AddressSpace {
         if let next = right, !canMerge(before: next, pages, flags, vma, offset: offset) { right = nil }
         if let previous = left, let next = right, !Self.areCompatible(previous, next) { right = nil }
         guard left != nil || right != nil else { return nil }
-        // Mappings whose pages are counted when a VMA closes are never merged away.
-        if isLeft && isRight && vma.isHugetlb { return nil }
-        if left != nil, let next = right, next.isHugetlb { right = nil }
         try machine.faultInjector.check(.object)
         for changed in [vma, left, right] { if let changed { markWrite(changed) } }
         if let previous = left { return mergeLeft(previous, vma, right, pages) }

@@ -16,6 +16,8 @@ public final class FileMapping: @unchecked Sendable {
     let machine: Machine
     /// What the hugetlb pool has promised to a file of huge pages that is shared. Set before the file is mapped.
     var hugetlbReservations: HugetlbReservations?
+    /// The memory behind a shared anonymous mapping: a fault maps a large folio as a whole. Set before it is mapped.
+    var isSharedAnonymous = false
 
     init(id: UInt32, pageCount: Int, machine: Machine) {
         self.id = id

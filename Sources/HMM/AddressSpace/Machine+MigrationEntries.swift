@@ -68,6 +68,7 @@ extension AddressSpace {
     fileprivate func installMigrationEntries(
         _ vma: VMA, _ pages: PageRange, naming first: FrameNumber, splittingLeaves: Bool
     ) -> Bool {
+        if splittingLeaves { tellOfSplit(around: pages.lowerBound) }
         let invalidation = beginInvalidation(.clear, pages)
         var cursor = PageTableCursor(tables, pages)
         var isDone = true
@@ -91,6 +92,15 @@ extension AddressSpace {
         }
         invalidation.end()
         return isDone
+    }
+
+    /// A split tells of all 2 MiB, whether a leaf is there or not, and whether the mapping reaches so far or not.
+    ///
+    /// Kernel: mm/huge_memory.c split_huge_pmd_address, called by try_to_migrate_one (6.12).
+    private func tellOfSplit(around page: PageNumber) {
+        guard tables.entry(page, .pmd) != nil else { return }
+        let start = page.alignedDown(order: Geometry.pmdOrder)
+        beginInvalidation(.clear, start..<start.advanced(by: Geometry.entriesPerTable)).end()
     }
 
     private enum Installed {

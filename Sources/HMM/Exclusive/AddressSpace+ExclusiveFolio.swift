@@ -74,29 +74,43 @@ extension AddressSpace {
     /// Whether the page asked for was writable, and no present mapping of the folio is left.
     private func convertMappings(_ head: FrameNumber, askedFor page: PageNumber) -> Bool {
         var isValid = false
-        var converted = 0
+        var present = frames.mappingCount(head) - exclusiveCount(head)
         machine.walkReverseMap(head) { vma, pages, offset in
-            let goesOn = vma.space.convertPart(vma, pages, head + offset) { candidate, isWritable in
-                converted += 1
+            let told = Self.invalidatedBySearch(pages, in: vma, folioPages: frames.pageCount(ofHead: head))
+            let goesOn = vma.space.convertPart(pages, head + offset, invalidating: told) { candidate, isWritable in
+                present -= 1
                 if vma.space === self, candidate == page, isWritable { isValid = true }
             }
             // Who is not looked at is not told, so the look ends when nothing present is left.
-            return goesOn && converted < frames.mappingCount(head)
+            return goesOn && present > 0
         }
-        guard isValid else { return false }
-        var exclusive = 0
+        return isValid && present == 0
+    }
+
+    /// Entries of the folio that are exclusive to a device.
+    private func exclusiveCount(_ head: FrameNumber) -> Int {
+        // A small folio has one such entry, and then nothing present is left of it.
+        guard frames.order(ofHead: head) > 0 else { return 0 }
+        var count = 0
         machine.walkReverseMap(head) { vma, pages, offset in
-            exclusive += vma.space.countExclusive(pages, head + offset)
+            count += vma.space.countExclusive(pages, head + offset)
             return true
         }
-        return exclusive == frames.mappingCount(head)
+        return count
+    }
+
+    /// What a mirror is told of the look at one VMA: as many pages as the folio has, from where the VMA may map it on.
+    /// If the VMA begins in the middle of the folio, that reaches beyond the folio.
+    private static func invalidatedBySearch(_ pages: PageRange, in vma: VMA, folioPages: Int) -> PageRange {
+        pages.lowerBound..<min(vma.pages.upperBound, pages.lowerBound.advanced(by: folioPages))
     }
 
     /// Converts the entries of one VMA in order. Stops at an entry that is exclusive already.
     fileprivate func convertPart(
-        _ vma: VMA, _ pages: PageRange, _ first: FrameNumber, _ noteConverted: (PageNumber, _ isWritable: Bool) -> Void
+        _ pages: PageRange, _ first: FrameNumber, invalidating told: PageRange,
+        _ noteConverted: (PageNumber, _ isWritable: Bool) -> Void
     ) -> Bool {
-        let invalidation = beginInvalidation(.exclusive, pages)
+        let invalidation = beginInvalidation(.exclusive, told)
         var goesOn = true
         for i in 0..<pages.pageCount where goesOn {
             let page = pages.lowerBound.advanced(by: i)
