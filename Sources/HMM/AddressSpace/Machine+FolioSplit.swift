@@ -117,7 +117,7 @@ extension FrameTable {
         }
         record(head).pointee.geometry.store(0, ordering: .relaxed)
         // A mark is left only on a page that nothing maps; the others carry theirs in their migration entries.
-        clearFlags(head, FrameFlags.anonExclusive | FrameFlags.hasPoison)
+        clearFlags(head, FrameFlags.anonExclusive | FrameFlags.hasPoison | FrameFlags.wasPartlyMapped)
         if hasFlags(head, FrameFlags.poisoned) { setFlags(head, FrameFlags.hasPoison) }
         unfreeze(head, count: 1 + cacheReferences)
     }

@@ -26,10 +26,12 @@ extension Machine {
     }
 
     /// A large folio goes to swap as a whole, to slots in a row, and leaves as many swap entries. Where swap has no
-    /// such slots, and for shared memory, it is split and its pages go one by one.
+    /// such slots, and for shared memory, it is split and its pages go one by one; as well if a part of it was unmapped
+    /// once, which 6.12 takes for a part that can be freed.
     private func reclaimLarge(_ head: FrameNumber) {
         guard isFullyExplained(head, callers: 1) else { return }
-        if frames.mapping(ofHead: head).isAnonymous, reclaimAnonymous(head) { return }
+        let goesWhole = frames.mapping(ofHead: head).isAnonymous && !frames.hasFlags(head, FrameFlags.wasPartlyMapped)
+        if goesWhole, reclaimAnonymous(head) { return }
         let count = frames.pageCount(ofHead: head)
         guard splitFolio(head) else { return }
         let mapping = frames.mapping(ofHead: head)

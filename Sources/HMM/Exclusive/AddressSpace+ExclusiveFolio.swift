@@ -75,6 +75,8 @@ extension AddressSpace {
     private func convertMappings(_ head: FrameNumber, askedFor page: PageNumber) -> Bool {
         var isValid = false
         var present = frames.mappingCount(head) - exclusiveCount(head)
+        // An exclusive page is not mapped, as 6.12 counts (__folio_remove_rmap, deferred_split_folio).
+        if present > 1, frames.order(ofHead: head) > 0 { frames.setFlags(head, FrameFlags.wasPartlyMapped) }
         machine.walkReverseMap(head) { vma, pages, offset in
             let told = Self.invalidatedBySearch(pages, in: vma, folioPages: frames.pageCount(ofHead: head))
             let goesOn = vma.space.convertPart(pages, head + offset, invalidating: told) { candidate, isWritable in

@@ -28,6 +28,9 @@ package struct FrameFlags {
     static let restoresReserve: UInt32 = 1 << 13
     /// A page of the page cache that was cut off its file.
     static let truncated: UInt32 = 1 << 12
+    /// Some page of the folio was mapped nowhere while others were, and may be mapped again. Kept for Linux 6.12, where
+    /// page-out splits such a folio.
+    static let wasPartlyMapped: UInt32 = 1 << 14
     // Of the single page.
     /// Exactly one entry of one address space names this anonymous page.
     static let anonExclusive: UInt32 = 1 << 16
