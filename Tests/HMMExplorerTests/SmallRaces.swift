@@ -117,6 +117,24 @@ struct SmallRace: Sendable, CustomStringConvertible {
             scene.join()
             return "\(got[0].now) \(got[1].now)"
         },
+        SmallRace(name: "a try between two owners") { scene in
+            let (word, got, box) = (SharedWord(), SharedWord(), MutexBox())
+            for i in 1...2 {
+                scene.thread("owner \(i)") {
+                    box.mutex.lock()
+                    word.store(word.now * 10 + i)
+                    box.mutex.unlock()
+                }
+            }
+            scene.thread("tries") {
+                if box.mutex.tryLock() {
+                    got.store(word.now + 1)
+                    box.mutex.unlock()
+                }
+            }
+            scene.join()
+            return "\(word.now) \(got.now)"
+        },
         SmallRace(name: "readers and a writer of a lock") { scene in
             let (word, seen, box) = (SharedWord(), (0..<2).map { _ in SharedWord() }, MutexBox())
             scene.thread("writer") {

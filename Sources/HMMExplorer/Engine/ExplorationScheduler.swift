@@ -7,6 +7,8 @@ import HMM
 /// another one holds cannot be chosen: it would only sleep, and waking it is one more way to say the same order. While
 /// there is a single thread nothing is chosen and nothing noted.
 ///
+/// What changes with every step is not checked for exclusive access (`@exclusivity(unchecked)`): one thread has it.
+///
 /// Nothing here is locked: a scheduler, its strategy and what they note belong to one thread of the system.
 package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     package static let threadLimit = 16
@@ -49,19 +51,19 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     let progress: UnsafeMutablePointer<Progress>
     let objects: UnsafeMutablePointer<ObjectTable>
     let pending: UnsafeMutablePointer<Pending>
-    private(set) var steps: UnsafeMutablePointer<Step>
+    @exclusivity(unchecked) private(set) var steps: UnsafeMutablePointer<Step>
     /// By step: whether the strategy chose another thread than the obvious one.
-    private var isDetour: UnsafeMutablePointer<Bool>
-    private var stepCapacity = 0
+    @exclusivity(unchecked) private var isDetour: UnsafeMutablePointer<Bool>
+    @exclusivity(unchecked) private var stepCapacity = 0
     /// Invariant: `threads[i]` is initialised for i < `poolCount`.
     private let threads: UnsafeMutablePointer<Unmanaged<VirtualThread>>
     private var poolCount = 0
     private(set) var names: [String] = []
     /// Who chooses. Kept by whoever runs schedules.
-    unowned(unsafe) var strategy: Strategy
+    @exclusivity(unchecked) unowned(unsafe) var strategy: Strategy
     /// Looked at when no lock is held; answers what is wrong.
-    var observer: (() -> ScheduleFinding?)?
-    private(set) var finding: ScheduleFinding?
+    @exclusivity(unchecked) var observer: (() -> ScheduleFinding?)?
+    @exclusivity(unchecked) private(set) var finding: ScheduleFinding?
 
     init(strategy: Strategy) {
         self.strategy = strategy
@@ -348,6 +350,15 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         }
         s.pointee.yields += 1
         s.pointee.gaveWay = s.pointee.yields > 2 ? .only(thread) : 0
+    }
+
+    /// Whether a step takes a lock: a try for one that is held does not.
+    @inline(__always)
+    func takesLock(_ next: Pending) -> Bool {
+        guard next.kind.rawValue <= StepKind.tryAcquireShared.rawValue, next.object >= 0 else { return false }
+        let object = objects.pointee.objects[Int(next.object)]
+        let isShared = next.kind == .acquireShared || next.kind == .tryAcquireShared
+        return object.owner < 0 && (isShared || object.sharers == 0)
     }
 
     @inline(__always)

@@ -14,7 +14,7 @@ final class BoundedStrategy: Strategy {
     }
 
     private let limit: Int32
-    private var nodes: [Node] = []
+    @exclusivity(unchecked) private var nodes: [Node] = []
     private var isFirst = true
 
     init(limit: Int) { self.limit = Int32(limit) }

@@ -22,13 +22,13 @@ final class ExhaustiveStrategy: Strategy {
     }
 
     private let reduces: Bool
-    private(set) var nodes: [Node] = []
+    @exclusivity(unchecked) private(set) var nodes: [Node] = []
     private let races = Races()
     private var isFirst = true
     /// Threads that sleep at the step to come.
-    private var asleep: ThreadSet = 0
+    @exclusivity(unchecked) private var asleep: ThreadSet = 0
     private var isCut = false
-    private var cut = 0
+    @exclusivity(unchecked) private var cut = 0
 
     /// Without `reduces`, every order of all steps: to compare with.
     init(reduces: Bool = true) { self.reduces = reduces }
@@ -87,7 +87,7 @@ final class ExhaustiveStrategy: Strategy {
     private func step(_ thread: Int, _ depth: Int, _ scheduler: ExplorationScheduler) {
         let next = scheduler.pending[thread]
         asleep = stillAsleep(nodes[depth].asleep | nodes[depth].done, thread, next, scheduler)
-        races.step(thread, next.kind, Int(next.object), depth)
+        races.step(thread, next.kind, Int(next.object), depth, takesLock: scheduler.takesLock(next))
         for index in 0..<races.foundCount { want(races.found[index], depth) }
     }
 

@@ -11,14 +11,14 @@ import HMM
 /// Nagarakatte (ASPLOS 2010).
 final class PCTStrategy: Strategy {
     private let depth: Int
-    private var generator: UInt64
+    @exclusivity(unchecked) private var generator: UInt64
     /// The longest schedule so far: k.
-    private var expectedSteps = 100
-    private var changes: [Int] = []
-    private var nextChange = 0
+    @exclusivity(unchecked) private var expectedSteps = 100
+    @exclusivity(unchecked) private var changes: [Int] = []
+    @exclusivity(unchecked) private var nextChange = 0
     /// By thread; higher goes first.
-    private var priorities = [Int](repeating: 0, count: ExplorationScheduler.threadLimit)
-    private var lowest = 0
+    @exclusivity(unchecked) private var priorities = [Int](repeating: 0, count: ExplorationScheduler.threadLimit)
+    @exclusivity(unchecked) private var lowest = 0
 
     init(depth: Int, seed: UInt64) {
         self.depth = depth

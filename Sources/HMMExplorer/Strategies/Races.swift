@@ -23,18 +23,18 @@ final class Races {
 
     /// By thread.
     private let clocks: UnsafeMutablePointer<Clock>
-    private var stepClocks: UnsafeMutablePointer<Clock>
-    private var stepThreads: UnsafeMutablePointer<UInt8>
-    private var stepKinds: UnsafeMutablePointer<StepKind>
-    private var stepCapacity = 1 << 10
-    private var objects: UnsafeMutablePointer<Object>
-    private var objectCapacity = 1 << 8
-    private var objectCount = 0
+    @exclusivity(unchecked) private var stepClocks: UnsafeMutablePointer<Clock>
+    @exclusivity(unchecked) private var stepThreads: UnsafeMutablePointer<UInt8>
+    @exclusivity(unchecked) private var stepKinds: UnsafeMutablePointer<StepKind>
+    @exclusivity(unchecked) private var stepCapacity = 1 << 10
+    @exclusivity(unchecked) private var objects: UnsafeMutablePointer<Object>
+    @exclusivity(unchecked) private var objectCapacity = 1 << 8
+    @exclusivity(unchecked) private var objectCount = 0
     /// Steps before this one were looked at in an earlier schedule.
-    private var knownSteps = 0
+    @exclusivity(unchecked) private var knownSteps = 0
     /// The steps that race with the last one.
     let found: UnsafeMutablePointer<Int>
-    private(set) var foundCount = 0
+    @exclusivity(unchecked) private(set) var foundCount = 0
 
     init() {
         clocks = .allocate(capacity: ExplorationScheduler.threadLimit)
@@ -65,8 +65,9 @@ final class Races {
 
     func thread(of step: Int) -> UInt8 { stepThreads[step] }
 
-    /// Notes step `index` of the schedule, and leaves in `found` the steps that race with it.
-    func step(_ thread: Int, _ kind: StepKind, _ object: Int, _ index: Int) {
+    /// Notes step `index` of the schedule, and leaves in `found` the steps that race with it. `takesLock`: whether a try
+    /// for a lock gets it.
+    func step(_ thread: Int, _ kind: StepKind, _ object: Int, _ index: Int, takesLock: Bool) {
         if index >= stepCapacity { growSteps() }
         foundCount = 0
         var clock = clocks[thread]
@@ -78,8 +79,12 @@ final class Races {
             let isNew = index >= knownSteps
             switch kind.conduct {
             case .read: read(&objects[object], thread, number, &clock, looks: isNew)
-            case .shared: share(&objects[object], thread, kind, number, &clock, looks: isNew)
-            default: write(&objects[object], thread, kind, number, &clock, looks: isNew)
+            case .shared:
+                share(&objects[object], thread, kind, number, &clock, looks: isNew)
+                if takesLock { objects[object].shareTakes[thread] = number }
+            default:
+                write(&objects[object], thread, kind, number, &clock, looks: isNew)
+                if takesLock { objects[object].take = number }
             }
         }
         clock[thread] = number
@@ -115,7 +120,6 @@ final class Races {
         join(&clock, object.write)
         clock = pointwiseMax(clock, object.readClock)
         object.shares[thread] = number
-        if kind != .releaseShared { object.shareTakes[thread] = number }
     }
 
     @inline(__always)
@@ -135,7 +139,6 @@ final class Races {
         join(&clock, object.write)
         clock = pointwiseMax(clock, pointwiseMax(object.readClock, object.shareClock))
         object.write = number
-        if kind == .acquire || kind == .tryAcquire { object.take = number }
         object.reads = Clock()
         object.shares = Clock()
         object.readClock = Clock()

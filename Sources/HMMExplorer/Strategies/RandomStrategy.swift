@@ -6,11 +6,11 @@ import HMM
 final class RandomStrategy: Strategy {
     /// Behind a pointer: it changes with every step.
     private let generator: UnsafeMutablePointer<UInt64>
-    private var run = 0
-    private var stayBits: UInt64 = 1
-    private var pattern: [(thread: Int, steps: Int)] = []
-    private var place = 0
-    private var left = 0
+    @exclusivity(unchecked) private var run = 0
+    @exclusivity(unchecked) private var stayBits: UInt64 = 1
+    @exclusivity(unchecked) private var pattern: [(thread: Int, steps: Int)] = []
+    @exclusivity(unchecked) private var place = 0
+    @exclusivity(unchecked) private var left = 0
 
     init(seed: UInt64) {
         generator = .allocate(capacity: 1)
