@@ -22,6 +22,19 @@ struct FrameWatch: Sendable {
     }
 }
 
+extension FrameTable {
+    /// A reference to what was looked up; false if that was freed. For operations that go on without one in history,
+    /// where the model would trap.
+    func hold(_ watch: FrameWatch) -> Bool {
+        guard tryGet(watch.frame) else { return false }
+        if watch.wasFreed {
+            put(watch.frame)
+            return false
+        }
+        return true
+    }
+}
+
 extension Scene {
     /// The program is about to use the frame: a finding if it was freed since it was looked up. Answers whether it may.
     func mayUse(_ watch: FrameWatch, _ what: @autoclosure () -> String) -> Bool {

@@ -29,3 +29,12 @@ extension AddressSpace {
         return entry.frame + (level == .pmd ? page.alignedDown(order: Geometry.pmdOrder).distance(to: page) : 0)
     }
 }
+
+/// Room for one page that a device reads or writes.
+final class PageBuffer {
+    let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: Geometry.wordsPerPage)
+
+    init() { words.initialize(repeating: 0) }
+
+    deinit { words.deallocate() }
+}

@@ -1,7 +1,12 @@
 extension Museum {
     /// Notifiers, migration, exclusive access and the reference driver.
     static let core: [Exhibit] = [
-        .sequenceSampledLate
+        .removeReadsOutsideLock,
+        .sequenceSampledLate,
+        .exclusiveRemovedWithoutReference,
+        .exclusiveTrylock,
+        .ownExclusiveEvent,
+        .atomicMapUnderFolioLock,
     ]
 
     /// Patches as they were mailed.

@@ -217,6 +217,18 @@ struct SmallRace: Sendable, CustomStringConvertible {
             scene.join()
             return "\(seen.now)"
         },
+        SmallRace(name: "a reference that is only tried") { scene in
+            let (frames, got) = (scene.machine.frames, SharedWord())
+            let frame = frames.allocateFolio()!
+            scene.thread("looker") {
+                guard frames.tryGet(frame) else { return }
+                got.store(1)
+                frames.put(frame)
+            }
+            scene.thread("owner") { frames.put(frame) }
+            scene.join()
+            return "\(got.now)"
+        },
         SmallRace(name: "a thread that starts another") { scene in
             let (word, seen) = (SharedWord(), SharedWord())
             scene.thread("parent") {

@@ -91,7 +91,7 @@ public final class AddressSpace: @unchecked Sendable {
 
     /// Tells everybody that translations of `pages` are about to go. No table lock is held; an actor that may not wait
     /// passes a range that is not blockable, and must be ready for a refusal.
-    func beginInvalidation(
+    package func beginInvalidation(
         _ event: InvalidationEvent, _ pages: PageRange, owner: NotifierOwner? = nil,
         newProtection: Protection? = nil
     ) -> Invalidation {
@@ -124,7 +124,7 @@ public final class AddressSpace: @unchecked Sendable {
 
     /// Drops the translations that CPUs have cached. When it returns, every access through an older translation is
     /// over. Entries were changed before; table locks may be held.
-    func flushTLB() {
+    package func flushTLB() {
         guard cpuCount.load(ordering: .sequentiallyConsistent) > 0 else { return }
         let targets = cpuLock.withLock { cpus }
         for cpu in targets { cpu.flush() }

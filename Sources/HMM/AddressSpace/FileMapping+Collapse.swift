@@ -163,7 +163,7 @@ extension AddressSpace {
 
     /// Unlinks a table that only the caller can be using, and makes CPUs forget it. With `ifEmpty` only if nothing is
     /// mapped by it.
-    func detachTable(_ pmd: EntryPointer, ifEmpty: Bool) -> PageTableNumber? {
+    package func detachTable(_ pmd: EntryPointer, ifEmpty: Bool) -> PageTableNumber? {
         tables.lock(pmd)
         defer { tables.unlock(pmd) }
         let table = tables.read(pmd).table

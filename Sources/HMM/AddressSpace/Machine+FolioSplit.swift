@@ -21,7 +21,7 @@ extension Machine {
     ///
     /// Invariant: INV-AS-14 the bytes of each page are the same before and after, also where the shared zero page takes
     /// the place of a page of zeros.
-    func splitFolio(_ head: FrameNumber, keeping kept: FrameNumber? = nil) -> Bool {
+    package func splitFolio(_ head: FrameNumber, keeping kept: FrameNumber? = nil) -> Bool {
         let kept = kept ?? head
         let count = frames.pageCount(ofHead: head)
         precondition(frames.isLocked(head) && count > 1, "only a locked large folio can be split")

@@ -19,7 +19,7 @@ extension Machine {
     /// VMA that is looked at, whether it maps the folio or not, hears a CLEAR invalidation of the folio's whole span;
     /// the look ends as soon as nothing maps the folio. Undone by `removeMigrationEntries`.
     /// - Parameter splittingLeaves: a leaf of 2 MiB becomes 512 single migration entries, not one huge one.
-    func installMigrationEntries(_ head: FrameNumber, splittingLeaves: Bool = false) -> Bool {
+    package func installMigrationEntries(_ head: FrameNumber, splittingLeaves: Bool = false) -> Bool {
         walkReverseMap(head) { vma, pages, offset in
             vma.space.installMigrationEntries(vma, pages, naming: head + offset, splittingLeaves: splittingLeaves)
                 && frames.mappingCount(head) > 0
@@ -35,7 +35,7 @@ extension Machine {
     /// - Parameters:
     ///   - count: the pages of the folio of `new`; more where a folio was just split.
     ///   - mappingZeroPages: single anonymous pages of nothing but zeros are replaced by the shared zero page.
-    func removeMigrationEntries(
+    package func removeMigrationEntries(
         from old: FrameNumber, to new: FrameNumber, count: Int? = nil, mappingZeroPages: Bool = false
     ) {
         let restore = MigrationRestore(old: old, new: new, mappingZeroPages: mappingZeroPages)
@@ -277,7 +277,7 @@ extension FrameTable {
     /// What the entry knew goes on: dirty to the folio too; young and dirty of a present entry, soft-dirty and uffd-wp
     /// of any. The exclusive mark of an anonymous page moves from the page into the entry.
     @inline(__always)
-    func migrationEntry(replacing old: PageTableEntry, isMappingWritable: Bool) -> PageTableEntry? {
+    package func migrationEntry(replacing old: PageTableEntry, isMappingWritable: Bool) -> PageTableEntry? {
         let frame = old.frame
         let isHuge = old.raw & PageTableEntry.leafBit != 0
         let isExclusive = isAnonExclusive(frame)

@@ -62,7 +62,7 @@ extension AddressSpace {
     }
 
     /// The table is locked. The entry keeps its reference and its mapping, so the reverse map goes on finding it.
-    func replaceByExclusive(_ pte: EntryPointer, _ frame: FrameNumber) {
+    package func replaceByExclusive(_ pte: EntryPointer, _ frame: FrameNumber) {
         let old = tables.exchange(pte, .empty)
         flushTLB()
         if old.isDirty { markDirty(frame) }

@@ -10,7 +10,7 @@ import Synchronization
 extension FrameTable {
     /// Mappings of all kinds of the folio.
     @inline(__always)
-    func mappingCount(_ head: FrameNumber) -> Int {
+    package func mappingCount(_ head: FrameNumber) -> Int {
         let record = record(head)
         return order(ofHead: head) == 0
             ? Int(record.pointee.mapCount.load(ordering: .acquiring))
@@ -30,7 +30,7 @@ extension FrameTable {
 
     /// One entry at PTE level came to name the page.
     @inline(__always)
-    func addMapping(_ frame: FrameNumber) {
+    package func addMapping(_ frame: FrameNumber) {
         record(frame).pointee.mapCount.add(1, ordering: .relaxed)
         let head = head(of: frame)
         if order(ofHead: head) > 0 { record(head).pointee.totalMapCount.add(1, ordering: .relaxed) }
@@ -38,7 +38,7 @@ extension FrameTable {
 
     /// One entry at PTE level stopped naming the page.
     @inline(__always)
-    func removeMapping(_ frame: FrameNumber) {
+    package func removeMapping(_ frame: FrameNumber) {
         let left = record(frame).pointee.mapCount.subtract(1, ordering: .acquiringAndReleasing).newValue
         precondition(left >= 0, "a page lost more mappings than it had")
         let head = head(of: frame)

@@ -25,7 +25,7 @@ extension FrameTable {
 
     /// Whether the page belongs to a folio of more than one page.
     @inline(__always)
-    func isLarge(_ frame: FrameNumber) -> Bool {
+    package func isLarge(_ frame: FrameNumber) -> Bool {
         hasFlags(frame, FrameFlags.tail) || order(ofHead: frame) > 0
     }
 
@@ -98,7 +98,8 @@ extension FrameTable {
     // MARK: References
 
     // Who takes or drops a reference counts itself in or out, and those steps commute; who decides by the count, makes
-    // it zero or frees the folio, is announced as changing it.
+    // it zero or frees the folio, is announced as changing it. So is who only tries to take one: behind the drop of what
+    // would be the last one it gets none, and before it, it makes that drop an ordinary one.
 
     @inline(__always)
     package func refCount(_ head: FrameNumber) -> Int {
@@ -126,7 +127,7 @@ extension FrameTable {
     /// A reference to the folio that contains the frame, unless it is free. The caller must check that it is still
     /// the folio it meant.
     package func tryGet(_ frame: FrameNumber) -> Bool {
-        schedulingPoint(.load, on: UInt(bitPattern: record(frame)))
+        schedulingPoint(.update, on: UInt(bitPattern: record(frame)))
         let head = head(of: frame)
         var count = record(head).pointee.refCount.load(ordering: .relaxed)
         while count > 0 {
@@ -222,15 +223,15 @@ extension FrameTable {
 
     // MARK: Identity
 
-    func mapping(ofHead head: FrameNumber) -> FrameMapping {
+    package func mapping(ofHead head: FrameNumber) -> FrameMapping {
         FrameMapping(raw: record(head).pointee.mapping.load(ordering: .acquiring))
     }
     /// Page offset of the folio within its mapping.
-    func index(ofHead head: FrameNumber) -> UInt64 { record(head).pointee.index.load(ordering: .relaxed) }
+    package func index(ofHead head: FrameNumber) -> UInt64 { record(head).pointee.index.load(ordering: .relaxed) }
 
     /// Gives a folio its identity. The folio is locked, or nobody else knows it.
     @inline(__always)
-    func setMapping(_ head: FrameNumber, _ mapping: FrameMapping, index: UInt64) {
+    package func setMapping(_ head: FrameNumber, _ mapping: FrameMapping, index: UInt64) {
         record(head).pointee.index.store(index, ordering: .relaxed)
         record(head).pointee.mapping.store(mapping.raw, ordering: .releasing)
     }

@@ -69,7 +69,7 @@ extension FrameTable {
     }
 
     /// As above, for who knows the folio by its frame: also returns when the frame came to belong to something else.
-    func waitForUnlock(_ frame: FrameNumber) {
+    package func waitForUnlock(_ frame: FrameNumber) {
         let head = head(of: frame)
         let mapping = withUnsafePointer(to: record(head).pointee.mapping) { UnsafeMutablePointer(mutating: $0) }
         waitForUnlock(head, while: mapping, holds: mapping.pointee.load(ordering: .acquiring))

@@ -12,11 +12,11 @@ package struct FrameFlags {
     /// Somebody who could not get the lock left the folio to be dropped from the swap cache by whoever unlocks it.
     static let dropWanted: UInt32 = 1 << 3
     /// The bytes differ from what swap or the file holds.
-    static let dirty: UInt32 = 1 << 4
+    package static let dirty: UInt32 = 1 << 4
     static let upToDate: UInt32 = 1 << 5
     /// On the list that reclaim looks at; cleared while isolated. Never set for device memory.
-    static let onLRU: UInt32 = 1 << 6
-    static let swapCache: UInt32 = 1 << 7
+    package static let onLRU: UInt32 = 1 << 6
+    package static let swapCache: UInt32 = 1 << 7
     static let referenced: UInt32 = 1 << 8
     /// MADV_FREE: clean pages may be dropped instead of swapped.
     static let lazyFree: UInt32 = 1 << 9
@@ -51,11 +51,11 @@ package struct FrameFlags {
 package struct FrameMapping: Equatable {
     let raw: UInt64
 
-    static let none = FrameMapping(raw: 0)
+    package static let none = FrameMapping(raw: 0)
     static func anonymous(_ id: UInt32) -> FrameMapping { FrameMapping(raw: UInt64(id) << 2 | 1) }
     static func file(_ id: UInt32) -> FrameMapping { FrameMapping(raw: UInt64(id) << 2 | 2) }
 
-    var isAnonymous: Bool { raw & 3 == 1 }
+    package var isAnonymous: Bool { raw & 3 == 1 }
     var isFile: Bool { raw & 3 == 2 }
     /// The number of the anonymous reverse map or of the file.
     var id: UInt32 { UInt32(truncatingIfNeeded: raw >> 2) }

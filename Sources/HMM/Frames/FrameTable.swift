@@ -117,17 +117,17 @@ public final class FrameTable: @unchecked Sendable {
     }
 
     @inline(__always)
-    func flags(_ frame: FrameNumber) -> UInt32 { record(frame).pointee.flags.load(ordering: .acquiring) }
+    package func flags(_ frame: FrameNumber) -> UInt32 { record(frame).pointee.flags.load(ordering: .acquiring) }
     @inline(__always)
-    func setFlags(_ frame: FrameNumber, _ bits: UInt32) {
+    package func setFlags(_ frame: FrameNumber, _ bits: UInt32) {
         record(frame).pointee.flags.bitwiseOr(bits, ordering: .acquiringAndReleasing)
     }
     @inline(__always)
-    func clearFlags(_ frame: FrameNumber, _ bits: UInt32) {
+    package func clearFlags(_ frame: FrameNumber, _ bits: UInt32) {
         record(frame).pointee.flags.bitwiseAnd(~bits, ordering: .acquiringAndReleasing)
     }
     @inline(__always)
-    func hasFlags(_ frame: FrameNumber, _ bits: UInt32) -> Bool { flags(frame) & bits != 0 }
+    package func hasFlags(_ frame: FrameNumber, _ bits: UInt32) -> Bool { flags(frame) & bits != 0 }
 
     @inline(__always)
     func isZeroFrame(_ frame: FrameNumber) -> Bool {
@@ -148,7 +148,7 @@ public final class FrameTable: @unchecked Sendable {
     }
 
     @inline(__always)
-    func isDevicePrivate(_ frame: FrameNumber) -> Bool { privateZones[zone(of: frame)] }
+    package func isDevicePrivate(_ frame: FrameNumber) -> Bool { privateZones[zone(of: frame)] }
 
     /// Takes part in no list of reclaim, swap or collapse.
     @inline(__always)

@@ -115,7 +115,7 @@ extension Machine {
     /// The swap cache knows a page by its frame, so it must let go of it first; a slot that entries still name keeps
     /// the page where it is.
     @inline(__always)
-    func moveIdentity(_ from: FrameNumber, to: FrameNumber, isExclusive: (FrameNumber) -> Bool) -> Bool {
+    package func moveIdentity(_ from: FrameNumber, to: FrameNumber, isExclusive: (FrameNumber) -> Bool) -> Bool {
         guard frames.mapping(ofHead: from).isAnonymous else { return false }
         if frames.hasFlags(from, FrameFlags.swapCache) {
             tryFreeSwap(from)
@@ -128,7 +128,7 @@ extension Machine {
 
     /// What a folio knows of its contents, and goes on knowing somewhere else.
     @inline(__always)
-    func movingFlags(_ from: FrameNumber, to: FrameNumber) -> UInt32 {
+    package func movingFlags(_ from: FrameNumber, to: FrameNumber) -> UInt32 {
         let kept = frames.flags(from) & (FrameFlags.dirty | FrameFlags.referenced | FrameFlags.lazyFree)
         return kept | FrameFlags.upToDate | (frames.isDeviceFrame(to) ? 0 : FrameFlags.onLRU)
     }

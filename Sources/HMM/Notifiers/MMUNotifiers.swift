@@ -165,8 +165,9 @@ extension MMUNotifiers {
         lock.lock()
         let action = sequence.end()
         if action == .thaw {
-            publishedNumber.store(sequence.number, ordering: .releasing)
             applyDeferredLocked()
+            // Last: who removes an interval looks at the number without the lock, and returns when it has changed.
+            publishedNumber.store(sequence.number, ordering: .releasing)
         }
         runningByEpoch.subtract(Self.one(in: epoch), ordering: .releasing)
         let isEpochOver = !isAnyRunning(in: epoch)

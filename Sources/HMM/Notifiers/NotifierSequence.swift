@@ -12,32 +12,34 @@
 ///
 /// Kernel: `struct mmu_notifier_subscriptions` and mn_itree_inv_start_range, mn_itree_inv_end,
 /// __mmu_interval_notifier_insert, mmu_interval_notifier_remove (mm/mmu_notifier.c, 6.12).
-struct NotifierSequence: Hashable, Sendable {
+package struct NotifierSequence: Hashable, Sendable {
     /// Invariant: INV-NT-1: never decreases, and is odd only while `running` is positive.
-    private(set) var number: UInt64 = 2
+    package private(set) var number: UInt64 = 2
     /// Invalidations between their start and their end, including those that touch no interval.
     private(set) var running = 0
 
     /// Invariant: INV-NT-2: while this holds, the interval tree does not change.
-    var isFrozen: Bool { number & 1 == 1 }
+    package var isFrozen: Bool { number & 1 == 1 }
+
+    package init() {}
 
     /// An invalidation starts. Returns the number that its callbacks must store in their intervals.
     ///
     /// An odd phase that is already running is joined: overlapping invalidations share one number.
-    mutating func start(touchesInterval: Bool) -> UInt64 {
+    package mutating func start(touchesInterval: Bool) -> UInt64 {
         running += 1
         if touchesInterval { number |= 1 }
         return number
     }
 
     /// What has to happen after an end.
-    enum EndAction: Hashable {
+    package enum EndAction: Hashable {
         case nothing
         /// The odd phase is over: apply what was put off, then wake everyone who waits for the number to change.
         case thaw
     }
 
-    mutating func end() -> EndAction {
+    package mutating func end() -> EndAction {
         precondition(running > 0, "an invalidation ended that had not started")
         running -= 1
         guard running == 0, isFrozen else { return .nothing }

@@ -15,9 +15,9 @@
 package struct PageTableEntry: Equatable {
     package var raw: UInt64
 
-    @inline(__always) init(raw: UInt64) { self.raw = raw }
+    @inline(__always) package init(raw: UInt64) { self.raw = raw }
 
-    static let empty = PageTableEntry(raw: 0)
+    package static let empty = PageTableEntry(raw: 0)
 
     static let presentBit: UInt64 = 1 << 0
     static let writableBit: UInt64 = 1 << 1
@@ -60,11 +60,11 @@ package struct PageTableEntry: Equatable {
     // MARK: Present entries
 
     /// A present, young entry without rights beyond reading.
-    @inline(__always) static func present(_ frame: FrameNumber) -> PageTableEntry {
+    @inline(__always) package static func present(_ frame: FrameNumber) -> PageTableEntry {
         PageTableEntry(raw: UInt64(frame.raw) << payloadShift | presentBit | youngBit)
     }
     /// The shared page of zeros.
-    static let zeroPage = PageTableEntry.present(FrameTable.zeroFrame).with(specialBit, true)
+    package static let zeroPage = PageTableEntry.present(FrameTable.zeroFrame).with(specialBit, true)
     static let hugeZeroPage = PageTableEntry.present(FrameTable.hugeZeroFrame).with(specialBit | leafBit, true)
 
     @inline(__always) package var isWritable: Bool { has(Self.writableBit) && isPresent }
@@ -75,9 +75,9 @@ package struct PageTableEntry: Equatable {
     @inline(__always) package var isProtNone: Bool { has(Self.protNoneBit) && isPresent }
     @inline(__always) package var isHugeLeaf: Bool { isPresent && has(Self.leafBit) }
 
-    @inline(__always) func writable(_ on: Bool = true) -> PageTableEntry { with(Self.writableBit, on) }
-    @inline(__always) func dirty(_ on: Bool = true) -> PageTableEntry { with(Self.dirtyBit, on) }
-    @inline(__always) func young(_ on: Bool = true) -> PageTableEntry { with(Self.youngBit, on) }
+    @inline(__always) package func writable(_ on: Bool = true) -> PageTableEntry { with(Self.writableBit, on) }
+    @inline(__always) package func dirty(_ on: Bool = true) -> PageTableEntry { with(Self.dirtyBit, on) }
+    @inline(__always) package func young(_ on: Bool = true) -> PageTableEntry { with(Self.youngBit, on) }
     @inline(__always) func softDirty(_ on: Bool = true) -> PageTableEntry { with(Self.softDirtyBit, on) }
     @inline(__always) func uffdWP(_ on: Bool = true) -> PageTableEntry { with(Self.uffdWPBit, on) }
     @inline(__always) func leaf(_ on: Bool = true) -> PageTableEntry { with(Self.leafBit, on) }
@@ -97,7 +97,7 @@ package struct PageTableEntry: Equatable {
     @inline(__always) package var isTable: Bool {
         raw & (Self.presentBit | Self.kindMask | Self.leafBit) == Self.leafBit
     }
-    @inline(__always) var table: PageTableNumber { PageTableNumber(UInt32(truncatingIfNeeded: payload)) }
+    @inline(__always) package var table: PageTableNumber { PageTableNumber(UInt32(truncatingIfNeeded: payload)) }
 
     // MARK: Non-present leaves
 
@@ -129,7 +129,7 @@ package struct SoftLeaf: Equatable {
         case guarded = 3
     }
 
-    let entry: PageTableEntry
+    package let entry: PageTableEntry
 
     @inline(__always) init(entry: PageTableEntry) { self.entry = entry }
 
@@ -176,7 +176,7 @@ package struct SoftLeaf: Equatable {
             .migration, UInt64(frame.raw), rightBits | bits | (huge ? PageTableEntry.leafBit : 0))
     }
 
-    static func devicePrivate(
+    package static func devicePrivate(
         _ frame: FrameNumber, write: Bool, tracking: UInt64, huge: Bool = false
     ) -> SoftLeaf {
         SoftLeaf(
@@ -184,7 +184,7 @@ package struct SoftLeaf: Equatable {
             (write ? PageTableEntry.writableBit : 0) | tracking | (huge ? PageTableEntry.leafBit : 0))
     }
 
-    static func deviceExclusive(_ frame: FrameNumber, write: Bool, tracking: UInt64) -> SoftLeaf {
+    package static func deviceExclusive(_ frame: FrameNumber, write: Bool, tracking: UInt64) -> SoftLeaf {
         SoftLeaf(.deviceExclusive, UInt64(frame.raw), (write ? PageTableEntry.writableBit : 0) | tracking)
     }
 

@@ -98,7 +98,7 @@ package final class PageTablePool: @unchecked Sendable {
     }
 
     /// Takes back a table whose entries are all empty and that no walker can reach any more.
-    func free(_ table: PageTableNumber) {
+    package func free(_ table: PageTableNumber) {
         #if HMM_INVARIANT_CHECKS
             precondition(metadata[Int(table.raw)].entryCount == 0, "a table with entries was freed")
             precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
@@ -111,7 +111,7 @@ package final class PageTablePool: @unchecked Sendable {
     }
 
     @inline(__always)
-    func entries(_ table: PageTableNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
+    package func entries(_ table: PageTableNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
         words + Int(table.raw) << 9
     }
 

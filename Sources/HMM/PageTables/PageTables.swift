@@ -12,7 +12,7 @@ package typealias EntryPointer = UnsafeMutablePointer<Atomic<UInt64>>
 /// Who may walk: whoever keeps tables from being freed, which is whoever holds the mmap lock, a VMA's lock or the lock
 /// of a reverse map that leads here. Tables are freed by unmap and exit, which exclude all three, and by collapse.
 package final class PageTables: @unchecked Sendable {
-    let pool: PageTablePool
+    package let pool: PageTablePool
     let root: PageTableNumber
 
     init(pool: PageTablePool) throws(HMMError) {
@@ -30,13 +30,13 @@ package final class PageTables: @unchecked Sendable {
 
     /// Reads an entry without its lock: a hint, unless the caller checks it again under the lock.
     @inline(__always)
-    func read(_ entry: EntryPointer) -> PageTableEntry {
+    package func read(_ entry: EntryPointer) -> PageTableEntry {
         PageTableEntry(raw: entry.pointee.load(ordering: .acquiring))
     }
 
     /// The entry of `page` at `level`, or nil when the tables do not reach down to it.
     @inline(__always)
-    func entry(_ page: PageNumber, _ level: PageLevel) -> EntryPointer? {
+    package func entry(_ page: PageNumber, _ level: PageLevel) -> EntryPointer? {
         var table = root
         var current = PageLevel.pgd
         while current > level {
@@ -82,17 +82,17 @@ package final class PageTables: @unchecked Sendable {
 
     /// Locks the table that the entry lies in.
     @inline(__always)
-    func lock(_ entry: EntryPointer) {
+    package func lock(_ entry: EntryPointer) {
         pool.metadata(pool.table(of: entry)).pointee.lock.lock()
     }
     @inline(__always)
-    func unlock(_ entry: EntryPointer) {
+    package func unlock(_ entry: EntryPointer) {
         pool.metadata(pool.table(of: entry)).pointee.lock.unlock()
     }
 
     /// Locks the PTE table that covers `page`, if there is one. The table is the one that was there under its lock:
     /// a huge leaf may have come or gone before.
-    func lockPTE(_ page: PageNumber) -> EntryPointer? {
+    package func lockPTE(_ page: PageNumber) -> EntryPointer? {
         while let pmd = entry(page, .pmd) {
             let entry = read(pmd)
             guard entry.isTable else { return nil }
@@ -108,7 +108,7 @@ package final class PageTables: @unchecked Sendable {
 
     /// Replaces an entry and answers the old one, with the young and dirty bits that it had at that moment.
     @inline(__always)
-    func exchange(_ entry: EntryPointer, _ new: PageTableEntry) -> PageTableEntry {
+    package func exchange(_ entry: EntryPointer, _ new: PageTableEntry) -> PageTableEntry {
         schedulingPoint(.update, on: UInt(bitPattern: entry))
         let old = PageTableEntry(raw: entry.pointee.exchange(new.raw, ordering: .acquiringAndReleasing))
         count(entry, old, new)
@@ -117,7 +117,7 @@ package final class PageTables: @unchecked Sendable {
 
     /// Stores into an entry that no CPU can be using: it was empty or not present.
     @inline(__always)
-    func set(_ entry: EntryPointer, _ new: PageTableEntry) {
+    package func set(_ entry: EntryPointer, _ new: PageTableEntry) {
         schedulingPoint(.update, on: UInt(bitPattern: entry))
         let old = PageTableEntry(raw: entry.pointee.load(ordering: .relaxed))
         entry.pointee.store(new.raw, ordering: .releasing)
