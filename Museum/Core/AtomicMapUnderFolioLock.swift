@@ -6,12 +6,12 @@ extension Exhibit {
         "atomic-map-under-folio-lock",
         source: "lib/test_hmm.c dmirror_atomic_map, still in 6.12; found by reading",
         story: """
-            The driver takes the folio lock, which make_device_exclusive() returns held, for all the protection that its \
-            mapping needs. Zap and mprotect do not take it: a MADV_DONTNEED after the conversion invalidates a mirror \
-            that has nothing yet, and the mapping stored afterwards names a page that is free. Fixed by checking the \
-            sequence under the driver lock, as nouveau does.
+            The driver takes the folio lock, which make_device_exclusive() returns held, for all the protection that \
+            its mapping needs. Zap and mprotect do not take it: a MADV_DONTNEED after the conversion invalidates a \
+            mirror that has nothing yet, and the mapping stored afterwards names a page that is free. Fixed by \
+            checking the sequence under the driver lock, as nouveau does.
             """,
-        kind: .staleMirror
+        kind: .staleMirror, isExhaustive: true
     ) { scene, version in
         let (space, cpu) = try scene.makeSpace(pages: 1)
         switch version {

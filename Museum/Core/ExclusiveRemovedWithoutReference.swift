@@ -46,7 +46,7 @@ private func removeDeviceExclusiveEntry(_ scene: Scene, _ space: AddressSpace, _
     // Wrong: folio_lock_or_retry() here, whether or not anybody still has a reference. The one that is held from now on
     // keeps the model sane; history had none.
     guard frames.hold(folio) else {
-        return scene.fail("the fault locks \(folio.frame), which was freed since its entry was read", kind: .useAfterFree)
+        return scene.fail("the fault locks \(folio.frame), which is free by now", kind: .useAfterFree)
     }
     defer { frames.put(folio.frame) }
     frames.lockFolio(folio.frame)

@@ -4,11 +4,11 @@ import HMMExplorer
 extension Exhibit {
     static let ownExclusiveEvent = Exhibit(
         "own-exclusive-event",
-        source: "MMU_NOTIFY_EXCLUSIVE without an owner (mm: fixes for device-exclusive entries, v1 against v2, 2025-02)",
+        source: "MMU_NOTIFY_EXCLUSIVE without an owner (mm: fixes for device-exclusive entries, v1 and v2, 2025-02)",
         story: """
-            Making a page exclusive is an invalidation. A driver that cannot tell its own one from those of others moves \
-            its own sequence, finds that it must retry, makes the page exclusive again, and so on until a timeout. Fixed \
-            by an event that carries its owner, which the owner's callback skips.
+            Making a page exclusive is an invalidation. A driver that cannot tell its own one from those of others \
+            moves its own sequence, finds that it must retry, makes the page exclusive again, and so on until a \
+            timeout. Fixed by an event that carries its owner, which the owner's callback skips.
             """,
         kind: .livelock, strategy: .random, isExhaustive: true, stepLimit: 400
     ) { scene, version in

@@ -8,9 +8,9 @@ extension Exhibit {
         source: "319561669a59 (mm/mmu_notifier.c: fix race in mmu_interval_notifier_remove())",
         story: """
             mmu_interval_notifier_remove() waits until the sequence has moved, and reads it without the lock. The end \
-            of an invalidation moves it first and drains the deferred list afterwards, inside the lock: in between, the \
-            remover returns, its caller frees the notifier, and the drain unlinks freed memory. Fixed by reading the \
-            sequence under the lock.
+            of an invalidation moves it first and drains the deferred list afterwards, inside the lock: in between, \
+            the remover returns, its caller frees the notifier, and the drain unlinks freed memory. Fixed by reading \
+            the sequence under the lock.
             """,
         kind: .useAfterFree, isExhaustive: true
     ) { scene, version in
