@@ -8,6 +8,8 @@ final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
     struct Entry {
         var page: PageNumber
         var isWritable: Bool
+        /// For atomic accesses to a page that is this device's alone.
+        var isAtomic: Bool
         /// The frame, and whether it was freed since it was stored.
         var frame: FrameWatch
     }
@@ -50,10 +52,10 @@ final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
     }
 
     /// Caller holds `lock`.
-    func storeLocked(_ page: PageNumber, _ frame: FrameNumber, isWritable: Bool) {
+    func storeLocked(_ page: PageNumber, _ frame: FrameNumber, isWritable: Bool, isAtomic: Bool = false) {
         entries.removeAll { $0.page == page }
-        entries.append(
-            Entry(page: page, isWritable: isWritable, frame: FrameWatch(frame, in: space.machine.frames)))
+        let watch = FrameWatch(frame, in: space.machine.frames)
+        entries.append(Entry(page: page, isWritable: isWritable, isAtomic: isAtomic, frame: watch))
     }
 
     /// Caller holds `lock`.
@@ -65,6 +67,11 @@ final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
             guard let mapped = space.mappedFrame(entry.page) else { return "\(entry.page) is mirrored, but not mapped" }
             if entry.frame.wasFreed { return "\(entry.page) is mirrored by a frame that was freed" }
             if mapped != entry.frame.frame { return "\(entry.page) is mirrored by another frame than it has" }
+            if entry.isAtomic != space.isExclusive(entry.page) {
+                return entry.isAtomic
+                    ? "\(entry.page) is atomic for the device, but not exclusive"
+                    : "\(entry.page) is mirrored, but exclusive to another device"
+            }
             if entry.isWritable, space.protection(at: entry.page)?.contains(.write) != true {
                 return "\(entry.page) is writable for the device, but its mapping is not"
             }

@@ -21,6 +21,9 @@ extension Scene {
 }
 
 extension AddressSpace {
+    /// Whether the page is exclusive to some device.
+    func isExclusive(_ page: PageNumber) -> Bool { leaf(page)?.0.softLeaf?.kind == .deviceExclusive }
+
     /// The frame that an entry names which a mirror may repeat: present, private or exclusive.
     func mappedFrame(_ page: PageNumber) -> FrameNumber? {
         guard let (entry, level) = leaf(page) else { return nil }

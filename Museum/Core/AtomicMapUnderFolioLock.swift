@@ -29,7 +29,7 @@ private func withOldDriver(_ scene: Scene, _ space: AddressSpace) throws {
         space.lockForReading()
         let grant = try space.makeExclusive(Place.base, owner: driver.owner)
         // Wrong: nothing tells whether an invalidation has been and gone.
-        driver.lock.withLock { driver.storeLocked(Place.base, grant.frame, isWritable: true) }
+        driver.lock.withLock { driver.storeLocked(Place.base, grant.frame, isWritable: true, isAtomic: true) }
         grant.release()
         space.unlockForReading()
     }

@@ -5,8 +5,12 @@ extension Museum {
         .faultsCountEachOther,
         .loserSpinsOnHoldersProcessor,
         .removeReadsOutsideLock,
+        .collapseWithoutNotifier,
         .sequenceSampledLate,
+        .dirtyBitLost,
+        .oldFolioOnLRU,
         .exclusiveRemovedWithoutReference,
+        .exclusiveWithoutMapcount,
         .exclusiveTrylock,
         .ownExclusiveEvent,
         .privatePageStoredAsIs,
@@ -16,5 +20,7 @@ extension Museum {
     ]
 
     /// Patches as they were mailed.
-    static let mails: [Exhibit] = []
+    static let mails: [Exhibit] = [
+        .exclusiveWithoutNotifier
+    ]
 }

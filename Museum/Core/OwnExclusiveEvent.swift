@@ -41,7 +41,7 @@ extension SmallDriver {
         lock.lock()
         defer { lock.unlock() }
         if interval.readRetry(sequence) { return false }
-        storeLocked(page, frame, isWritable: true)
+        storeLocked(page, frame, isWritable: true, isAtomic: true)
         return true
     }
 }

@@ -13,7 +13,7 @@ package struct FrameFlags {
     static let dropWanted: UInt32 = 1 << 3
     /// The bytes differ from what swap or the file holds.
     package static let dirty: UInt32 = 1 << 4
-    static let upToDate: UInt32 = 1 << 5
+    package static let upToDate: UInt32 = 1 << 5
     /// On the list that reclaim looks at; cleared while isolated. Never set for device memory.
     package static let onLRU: UInt32 = 1 << 6
     package static let swapCache: UInt32 = 1 << 7
@@ -33,7 +33,7 @@ package struct FrameFlags {
     static let wasPartlyMapped: UInt32 = 1 << 14
     // Of the single page.
     /// Exactly one entry of one address space names this anonymous page.
-    static let anonExclusive: UInt32 = 1 << 16
+    package static let anonExclusive: UInt32 = 1 << 16
     static let poisoned: UInt32 = 1 << 17
     // Of the frame.
     static let tail: UInt32 = 1 << 24
