@@ -235,7 +235,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// folios was used last.
     private func willUse() { schedulingPoint(.load, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())) }
     /// Announces a step that all takes and frees stand before or behind.
-    private func willJudge() {
+    func willJudge() {
         schedulingPoint(.update, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()))
     }
 

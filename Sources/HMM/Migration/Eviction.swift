@@ -110,7 +110,7 @@ extension Machine {
     public func evictAll(of memory: DeviceMemory) -> Int {
         var moved = 0
         for range in memory.touchedRanges {
-            moved += evictRange(range.lowerBound, range.upperBound - range.lowerBound).moved
+            moved += evictRange(of: memory, range.lowerBound, range.upperBound - range.lowerBound).moved
         }
         return moved
     }
@@ -123,9 +123,10 @@ extension Machine {
         var left = 0
     }
 
-    private func evictRange(_ first: FrameNumber, _ count: Int) -> RangeEviction {
+    private func evictRange(of memory: DeviceMemory, _ first: FrameNumber, _ count: Int) -> RangeEviction {
         var result = RangeEviction()
         var offset = 0
+        memory.willJudge()
         while offset < count {
             let frame = first + offset
             guard frames.isUsed(frames.head(of: frame)) else {
@@ -133,7 +134,9 @@ extension Machine {
                 continue
             }
             let size = frames.head(of: frame) == frame ? frames.pageCount(ofHead: frame) : 1
-            switch evict(frame) {
+            let outcome = evict(frame)
+            memory.willJudge()
+            switch outcome {
             case .evicted:
                 result.moved += size
                 offset += size
@@ -169,7 +172,7 @@ extension Machine {
         while !memory.removeRetired() {
             var result = RangeEviction()
             for chunk in memory.retiredRanges {
-                let part = evictRange(chunk.first, chunk.count)
+                let part = evictRange(of: memory, chunk.first, chunk.count)
                 result.moved += part.moved
                 result.left += part.left
                 if part.locked != .none { result.locked = part.locked }

@@ -57,7 +57,7 @@ public final class SyncThread: Sendable {
     package static var heldLockCount: Int { Seam.watchedThread.map { Int($0.pointee.held_total) } ?? 0 }
 
     /// A number of the calling thread that no other running one has.
-    static var identity: UInt { UInt(bitPattern: hmm_thread_current()) }
+    package static var identity: UInt { UInt(bitPattern: hmm_thread_current()) }
 
     /// Lets other threads run, in a loop that waits for one of them.
     public static func yield() {
