@@ -6,15 +6,14 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-#if defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-#define HMM_TSAN 1
-void *__tsan_get_current_fiber(void);
-void *__tsan_create_fiber(unsigned flags);
-void __tsan_destroy_fiber(void *fiber);
-void __tsan_switch_to_fiber(void *fiber, unsigned flags);
-#endif
-#endif
+/// What the sanitizers must be told: which flow runs, and where its stack is. Nothing in other builds. Inlined, because
+/// ThreadSanitizer notes the end of a function in the flow that runs then.
+#define INLINED __attribute__((always_inline)) static inline
+INLINED void sanitizer_will_begin(struct hmm_context *c);
+INLINED void sanitizer_did_begin(void);
+INLINED void sanitizer_will_switch(struct hmm_context *from, struct hmm_context *to, _Bool is_last);
+INLINED void sanitizer_did_switch(struct hmm_context *c);
+INLINED void sanitizer_did_end(struct hmm_context *c);
 
 /// Stacks that no thread uses, for the next one that needs one: a mapping and its guard page cost two calls of the
 /// system, and a page that was touched stays. Only so many are kept.
@@ -126,9 +125,7 @@ int hmm_context_create(struct hmm_context *c, size_t bytes) {
 }
 
 void hmm_context_destroy(struct hmm_context *c) {
-#ifdef HMM_TSAN
-    if (c->fiber) __tsan_destroy_fiber(c->fiber);
-#endif
+    sanitizer_did_end(c);
     struct hmm_context old = *c;
     *c = (struct hmm_context){ 0 };
     if (!old.stack) return;
@@ -142,33 +139,98 @@ void hmm_context_destroy(struct hmm_context *c) {
     if (!is_kept) munmap(old.stack, old.stack_bytes);
 }
 
+INLINED void jump(struct hmm_thread *from, struct hmm_thread *to, _Bool is_last) {
+    hmm_thread_virtual = to->scheduler ? to : NULL;
+    sanitizer_will_switch(&from->context, &to->context, is_last);
+    hmm_context_jump(&from->context.sp, to->context.sp);
+    sanitizer_did_switch(&from->context);
+}
+
+void hmm_thread_switch(struct hmm_thread *from, struct hmm_thread *to) { jump(from, to, 0); }
+
 /// The whole life of a thread of a scheduler. When `entry` has returned, nothing but this frame is on the stack, and it
 /// owns nothing: so the jump that never comes back leaves nothing behind.
 static void live(void *argument) {
+    sanitizer_did_begin();
     struct hmm_thread *self = argument;
     struct hmm_thread *next = self->entry(self->argument);
-    hmm_thread_switch(self, next ? next : &hmm_thread_own);
+    jump(self, next ? next : &hmm_thread_own, 1);
     __builtin_trap();  // nobody goes on with a finished thread
 }
 
 void hmm_thread_prepare(struct hmm_thread *t, struct hmm_thread *(*entry)(void *), void *argument) {
     struct hmm_context *c = &t->context;
+    sanitizer_did_end(c);
+    sanitizer_will_begin(c);
     t->entry = entry;
     t->argument = argument;
     void **sp = (void **)((char *)c->stack + c->stack_bytes) - SAVED_WORDS;
     for (int i = 0; i < SAVED_WORDS; i++) sp[i] = NULL;
     fill(sp, live, t);
     c->sp = sp;
-#ifdef HMM_TSAN
-    if (c->fiber) __tsan_destroy_fiber(c->fiber);
-    c->fiber = __tsan_create_fiber(0);
-#endif
 }
 
-__attribute__((no_sanitize("thread"))) void hmm_context_switch(struct hmm_context *from, struct hmm_context *to) {
-#ifdef HMM_TSAN
-    if (!from->fiber || !from->stack) from->fiber = __tsan_get_current_fiber();
-    __tsan_switch_to_fiber(to->fiber, 0);
+#if defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define HMM_TSAN 1
+#elif __has_feature(address_sanitizer)
+#define HMM_ASAN 1
 #endif
-    hmm_context_jump(&from->sp, to->sp);
+#endif
+
+#if defined(HMM_TSAN)
+void *__tsan_get_current_fiber(void);
+void *__tsan_create_fiber(unsigned flags);
+void __tsan_destroy_fiber(void *fiber);
+void __tsan_switch_to_fiber(void *fiber, unsigned flags);
+
+INLINED void sanitizer_will_begin(struct hmm_context *c) { c->fiber = __tsan_create_fiber(0); }
+INLINED void sanitizer_did_begin(void) {}
+INLINED void sanitizer_will_switch(struct hmm_context *from, struct hmm_context *to, _Bool is_last) {
+    (void)is_last;
+    if (!from->stack) from->fiber = __tsan_get_current_fiber();
+    __tsan_switch_to_fiber(to->fiber, 0);
 }
+INLINED void sanitizer_did_switch(struct hmm_context *c) { (void)c; }
+INLINED void sanitizer_did_end(struct hmm_context *c) {
+    if (c->fiber) __tsan_destroy_fiber(c->fiber);
+    c->fiber = NULL;
+}
+#elif defined(HMM_ASAN)
+#include <pthread.h>
+void __asan_unpoison_memory_region(void const volatile *address, size_t bytes);
+void __sanitizer_start_switch_fiber(void **fake_stack, const void *bottom, size_t bytes);
+void __sanitizer_finish_switch_fiber(void *fake_stack, const void **bottom, size_t *bytes);
+
+/// The stack of the thread of the system.
+static _Thread_local void *home;
+static _Thread_local size_t home_bytes;
+static void find_home(void) {
+    pthread_attr_t attributes;
+    pthread_getattr_np(pthread_self(), &attributes);
+    pthread_attr_getstack(&attributes, &home, &home_bytes);
+    pthread_attr_destroy(&attributes);
+}
+
+INLINED void sanitizer_will_begin(struct hmm_context *c) {
+    // Frames of a thread that was abandoned here have left their marks.
+    __asan_unpoison_memory_region(c->stack, c->stack_bytes);
+    c->fiber = NULL;
+}
+INLINED void sanitizer_did_begin(void) { __sanitizer_finish_switch_fiber(NULL, NULL, NULL); }
+INLINED void sanitizer_will_switch(struct hmm_context *from, struct hmm_context *to, _Bool is_last) {
+    if (!to->stack && !home) find_home();
+    __sanitizer_start_switch_fiber(is_last ? NULL : &from->fiber, to->stack ? to->stack : home,
+                                   to->stack ? to->stack_bytes : home_bytes);
+}
+INLINED void sanitizer_did_switch(struct hmm_context *c) { __sanitizer_finish_switch_fiber(c->fiber, NULL, NULL); }
+INLINED void sanitizer_did_end(struct hmm_context *c) { (void)c; }
+#else
+INLINED void sanitizer_will_begin(struct hmm_context *c) { (void)c; }
+INLINED void sanitizer_did_begin(void) {}
+INLINED void sanitizer_will_switch(struct hmm_context *from, struct hmm_context *to, _Bool is_last) {
+    (void)from, (void)to, (void)is_last;
+}
+INLINED void sanitizer_did_switch(struct hmm_context *c) { (void)c; }
+INLINED void sanitizer_did_end(struct hmm_context *c) { (void)c; }
+#endif

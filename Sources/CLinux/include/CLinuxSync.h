@@ -28,7 +28,7 @@ struct hmm_context {
     void *_Nullable sp;
     void *_Nullable stack;
     size_t stack_bytes;
-    /// ThreadSanitizer's view of the flow; unused otherwise.
+    /// A sanitizer's view of the flow; unused otherwise.
     void *_Nullable fiber;
 };
 
@@ -210,11 +210,7 @@ void hmm_context_destroy(struct hmm_context *_Nonnull c);
 /// returned, the thread that it named goes on, and `t` never again.
 void hmm_thread_prepare(struct hmm_thread *_Nonnull t,
                         struct hmm_thread *_Nullable (*_Nonnull entry)(void *_Nullable), void *_Nullable argument);
-/// Suspends the running flow in `from` and goes on with `to`.
-void hmm_context_switch(struct hmm_context *_Nonnull from, struct hmm_context *_Nonnull to);
-/// The same for threads of a scheduler and the thread of the system that they run on.
-static inline void hmm_thread_switch(struct hmm_thread *_Nonnull from, struct hmm_thread *_Nonnull to) {
-    hmm_thread_virtual = to->scheduler ? to : NULL;
-    hmm_context_switch(&from->context, &to->context);
-}
+/// Suspends the running flow in `from` and goes on with `to`: threads of a scheduler, and the thread of the system that
+/// they run on.
+void hmm_thread_switch(struct hmm_thread *_Nonnull from, struct hmm_thread *_Nonnull to);
 #endif

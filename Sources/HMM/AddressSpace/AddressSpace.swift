@@ -16,8 +16,8 @@ public final class AddressSpace: @unchecked Sendable {
     /// with the mmap lock held for writing, read by faults under the VMA's lock.
     private let lockSequence = Atomic<UInt64>(1)
     private let cpuLock = SpinLock(.leaf)
-    /// The CPUs that run in this address space. Guarded by `cpuLock`.
-    private var cpus: [CPU] = []
+    /// The windows of the CPUs that run in this address space; not the CPUs, which keep it alive. Guarded by `cpuLock`.
+    private var windows: [CPUWindow] = []
     private let cpuCount = Atomic<Int>(0)
     /// False once the last user is gone. Guarded by the mmap lock.
     private(set) var isAlive = true
@@ -107,8 +107,8 @@ public final class AddressSpace: @unchecked Sendable {
     public func makeCPU() -> CPU {
         let cpu = CPU(space: self)
         cpuLock.withLock {
-            cpus.append(cpu)
-            cpuCount.store(cpus.count, ordering: .sequentiallyConsistent)
+            windows.append(cpu.window)
+            cpuCount.store(windows.count, ordering: .sequentiallyConsistent)
         }
         return cpu
     }
@@ -116,9 +116,14 @@ public final class AddressSpace: @unchecked Sendable {
     /// The CPU leaves; its cached translations are gone.
     public func removeCPU(_ cpu: CPU) {
         cpu.recentVMA = nil
+        cpu.hasLeft = true
+        forget(cpu.window)
+    }
+
+    func forget(_ window: CPUWindow) {
         cpuLock.withLock {
-            cpus.removeAll { $0 === cpu }
-            cpuCount.store(cpus.count, ordering: .sequentiallyConsistent)
+            windows.removeAll { $0 === window }
+            cpuCount.store(windows.count, ordering: .sequentiallyConsistent)
         }
     }
 
@@ -126,8 +131,8 @@ public final class AddressSpace: @unchecked Sendable {
     /// over. Entries were changed before; table locks may be held.
     package func flushTLB() {
         guard cpuCount.load(ordering: .sequentiallyConsistent) > 0 else { return }
-        let targets = cpuLock.withLock { cpus }
-        for cpu in targets { cpu.flush() }
+        let targets = cpuLock.withLock { windows }
+        for window in targets { window.flush() }
         machine.statistics.tlbFlushes.add()
     }
 

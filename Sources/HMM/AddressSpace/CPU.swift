@@ -12,31 +12,19 @@ public enum AccessFault: Error, Hashable, Sendable {
 
 /// A CPU that runs in one address space: it caches translations, marks entries young and dirty, and faults.
 ///
-/// An access happens inside a *window*: the translation is looked up and used while `window` is odd. Whoever changes
-/// entries calls `flush`, which makes the CPU forget and waits for the window that may still use the old translation
-/// to close. So a page is never read or written through an entry that is gone.
+/// An access happens inside a *window*: the translation is looked up and used while it is open (`CPUWindow`).
 ///
-/// ```
-/// CPU                                   changer of an entry
-/// window := odd
-/// look at flushRequests, forget if moved
-///                                       entry := empty
-///                                       flushRequests += 1
-/// use the cached translation            wait while window is what it was, and odd
-/// window := even                        ─ the old frame may be freed now ─
-/// ```
-///
-/// Used by one thread at a time. `window` and `flushRequests` are the only words that others touch.
+/// Used by one thread at a time. It keeps its address space alive, which knows only the window: a CPU that is dropped
+/// has left.
 public final class CPU: @unchecked Sendable {
     public let space: AddressSpace
     private let frames: FrameTable
     /// The machine's, which outlives this: all CPUs counting references to it would be in each other's way.
     private let statistics: Unmanaged<Statistics>
     private let tables: PageTables
-    /// Odd while an access is under way. Pairs with the load in `flush`.
-    private let window = Atomic<UInt64>(0)
-    /// Moved by whoever wants the cached translations gone. Pairs with the load at the start of a window.
-    private let flushRequests = Atomic<UInt64>(0)
+    let window = CPUWindow()
+    /// Removed from its address space. Used by the CPU's thread only.
+    var hasLeft = false
     private var flushesSeen: UInt64 = 0
     /// The anonymous mapping of the last fault; may be gone. Used by the CPU's thread only.
     var recentVMA: VMA?
@@ -59,6 +47,7 @@ public final class CPU: @unchecked Sendable {
     }
 
     deinit {
+        if !hasLeft { space.forget(window) }
         cachedPages.deallocate()
         cachedEntries.deallocate()
     }
@@ -133,21 +122,18 @@ public final class CPU: @unchecked Sendable {
 
     @inline(never)
     private func announceWalk(_ page: PageNumber) {
-        schedulingPoint(.load, on: flushKey)
+        schedulingPoint(.load, on: window.flushKey)
         guard let pmd = tables.entry(page, .pmd) else { return }
         schedulingPoint(.load, on: UInt(bitPattern: pmd))
         guard let pte = tables.entry(page, .pte) else { return }
         schedulingPoint(.load, on: UInt(bitPattern: pte))
     }
 
-    private var flushKey: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
-
     // MARK: The window
 
     @inline(__always)
     private func open() {
-        window.add(1, ordering: .sequentiallyConsistent)
-        let requests = flushRequests.load(ordering: .sequentiallyConsistent)
+        let requests = window.open()
         if requests != flushesSeen {
             cachedPages.update(repeating: 0, count: Self.slotCount)
             flushesSeen = requests
@@ -155,17 +141,7 @@ public final class CPU: @unchecked Sendable {
     }
 
     @inline(__always)
-    private func close() { window.add(1, ordering: .releasing) }
-
-    /// Makes this CPU forget its translations, and waits until no access uses one of them. Any thread.
-    func flush() {
-        schedulingPoint(.update, on: flushKey)
-        flushRequests.add(1, ordering: .sequentiallyConsistent)
-        let seen = window.load(ordering: .sequentiallyConsistent)
-        guard seen & 1 == 1 else { return }
-        // A window is short and never waits; it cannot be open across a scheduling point.
-        while window.load(ordering: .acquiring) == seen { SyncThread.yield() }
-    }
+    private func close() { window.close() }
 
     /// The frame for an access, from the cache or by a walk that marks the entry as the hardware does. Nil: fault.
     private func translate(_ page: PageNumber, _ access: AccessKind) -> FrameNumber? {

@@ -29,7 +29,7 @@ public struct DmirrorWarts: OptionSet, Hashable, Sendable {
 ///
 /// Kernel: lib/test_hmm.c (6.12). Its table stores the page that holds the bytes; here a device's frame has bytes of
 /// its own, so that is the frame that the range fault reports.
-public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable {
+public final class DmirrorDevice: @unchecked Sendable {
     public typealias Kind = DeviceMemoryKind
 
     // All immutable, except as noted.
@@ -60,7 +60,7 @@ public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable
             kind: kind, owner: UInt32(index),
             limitBytes: capacityBytes.map { Int($0) } ?? (kind == .private ? 8 : 1) * chunkBytes,
             frames: machine.frames)
-        if kind == .private { machine.setPrivateFaultHandler(self, for: memory) }
+        if kind == .private { machine.setPrivateFaultHandler(PrivateMemoryHandler(memory, device: self), for: memory) }
     }
 
     /// Opens a mirror of the address space, with an empty table. Errors: EINVAL when the address space is gone.
@@ -92,15 +92,5 @@ public final class DmirrorDevice: DevicePrivateFaultHandler, @unchecked Sendable
         precondition(openMirrors.isEmpty, "a device with open mirrors was removed")
         try machine.remove(memory)
         machine.setPrivateFaultHandler(nil, for: memory)
-    }
-
-    // MARK: CPU faults
-
-    public func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError) {
-        if let mirror = openMirrors.first(where: { $0.space === space }) {
-            return try mirror.bringHome(page, frame, in: space)
-        }
-        // Nobody mirrors this address space; the page came here by a fork.
-        try space.bringHome(page, frame, from: memory)
     }
 }

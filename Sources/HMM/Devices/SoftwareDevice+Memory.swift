@@ -67,10 +67,12 @@ struct OwnMigrations {
     }
 }
 
-extension SoftwareDevice: DevicePrivateFaultHandler {
+extension SoftwareDevice {
     /// From now on pages can move to the device.
     func offerMemory() {
-        if let memory, memory.kind == .private { machine?.setPrivateFaultHandler(self, for: memory) }
+        // It brings pages home without an owner, as `evict` does.
+        guard let memory, memory.kind == .private else { return }
+        machine?.setPrivateFaultHandler(PrivateMemoryHandler(memory), for: memory)
     }
 
     /// Brings everything home, of all address spaces.
@@ -119,13 +121,6 @@ extension SoftwareDevice: DevicePrivateFaultHandler {
         // The MIGRATE event takes the entries out of the mirror. It has no owner: migrations to this device that run at
         // the same time have to take note of it, as of anybody's.
         return try space.evict(pages, from: memory, owner: nil) { _ throws(HMMError) in }
-    }
-
-    /// A CPU touched a page of the device-private memory.
-    public func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError) {
-        guard let memory else { return }
-        // Without an owner, as `evict`.
-        try space.bringHome(page, frame, from: memory)
     }
 
     /// Moves pages at a fault, if the policy says so. What cannot move stays, and the fault goes on without.
