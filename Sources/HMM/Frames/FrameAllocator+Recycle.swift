@@ -25,7 +25,7 @@ extension FrameAllocator {
             }
             heads[order] = 0
         }
-        for i in 0..<stripeCount { stripes[i].empty() }
+        for i in 0..<stripeCount { stripe(i).frames.pointee.empty() }
         if reached - first <= Self.clearedFrames {
             clearUsed(keepingGenerations)
         } else {

@@ -31,7 +31,7 @@ final class FrameAllocator: @unchecked Sendable {
     /// Moves on when frames go from a stripe to the lists or the other way. Guarded by `lock`.
     var transfers = 0
     /// Immutable; each stripe is guarded by its own lock.
-    let stripes: UnsafeMutablePointer<FrameStripe>
+    private let stripes: UnsafeMutableRawPointer
     let stripeCount: Int
     private let isShared: Bool
     /// Frames that an empty stripe gets at once.
@@ -52,13 +52,14 @@ final class FrameAllocator: @unchecked Sendable {
         heads.initialize(repeating: 0, count: Geometry.pmdOrder + 1)
         self.isShared = isShared
         stripeCount = isShared ? ThreadStripe.count : 1
-        stripes = .allocate(capacity: stripeCount)
-        for i in 0..<stripeCount { (stripes + i).initialize(to: FrameStripe(isShared ? .zone : .pool)) }
+        stripes = .allocate(byteCount: stripeCount * FrameStripePlace.bytes, alignment: FrameStripePlace.bytes)
+        for i in 0..<stripeCount {
+            FrameStripePlace.initialize(stripes + i * FrameStripePlace.bytes, isShared ? .zone : .pool)
+        }
     }
 
     deinit {
         heads.deallocate()
-        stripes.deinitialize(count: stripeCount)
         stripes.deallocate()
     }
 
@@ -78,9 +79,10 @@ final class FrameAllocator: @unchecked Sendable {
     private var stripedFrames: Int {
         var sum = 0
         for i in 0..<stripeCount {
-            stripes[i].lock.lock()
-            sum += Int(stripes[i].count)
-            stripes[i].lock.unlock()
+            let place = stripe(i)
+            place.lock.pointee.lock()
+            sum += Int(place.frames.pointee.count)
+            place.lock.pointee.unlock()
         }
         return sum
     }
@@ -89,22 +91,25 @@ final class FrameAllocator: @unchecked Sendable {
 
     /// The stripe of the running thread.
     @inline(__always)
-    private var ownStripe: UnsafeMutablePointer<FrameStripe> { stripes + ThreadStripe.current & (stripeCount - 1) }
+    private var ownStripe: FrameStripePlace { stripe(ThreadStripe.current & (stripeCount - 1)) }
+
+    @inline(__always)
+    func stripe(_ index: Int) -> FrameStripePlace { FrameStripePlace(at: stripes + index * FrameStripePlace.bytes) }
 
     /// Up to `count` single frames into `frames`. Answers how many there were.
     func allocate(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
         let stripe = ownStripe
-        stripe.pointee.lock.lock()
-        var got = stripe.pointee.take(count, into: frames)
+        stripe.lock.pointee.lock()
+        var got = stripe.frames.pointee.take(count, into: frames)
         if got < count { got += refill(stripe, count - got, into: frames + got) }
-        stripe.pointee.lock.unlock()
+        stripe.lock.pointee.unlock()
         if got < count { got += takeFromAnywhere(count - got, into: frames + got) }
         return got
     }
 
     /// Takes frames from the lists, and some more for the stripe, which is locked and empty.
     private func refill(
-        _ stripe: UnsafeMutablePointer<FrameStripe>, _ count: Int, into frames: UnsafeMutablePointer<FrameNumber>
+        _ stripe: FrameStripePlace, _ count: Int, into frames: UnsafeMutablePointer<FrameNumber>
     ) -> Int {
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: Self.refill) { more in
             lockLists()
@@ -113,7 +118,7 @@ final class FrameAllocator: @unchecked Sendable {
             transfers += 1
             unlockLists()
             // The other way round, so that they are used in the order of their numbers.
-            for i in 0..<extra { _ = stripe.pointee.put(more[extra - 1 - i]) }
+            for i in 0..<extra { _ = stripe.frames.pointee.put(more[extra - 1 - i]) }
             return got
         }
     }
@@ -128,9 +133,10 @@ final class FrameAllocator: @unchecked Sendable {
             let seen = transfers
             unlockLists()
             for i in 0..<stripeCount where got < count {
-                stripes[i].lock.lock()
-                got += stripes[i].take(count - got, into: frames + got)
-                stripes[i].lock.unlock()
+                let place = stripe(i)
+                place.lock.pointee.lock()
+                got += place.frames.pointee.take(count - got, into: frames + got)
+                place.lock.pointee.unlock()
             }
             lockLists()
             let isStill = transfers == seen
@@ -142,18 +148,18 @@ final class FrameAllocator: @unchecked Sendable {
     /// Frees single frames, taking the lock once. They will be used in the order in which they are given.
     func free(_ frames: UnsafePointer<FrameNumber>, count: Int) {
         let stripe = ownStripe
-        stripe.pointee.lock.lock()
-        for i in 0..<count where !stripe.pointee.put(frames[count - 1 - i]) {
+        stripe.lock.pointee.lock()
+        for i in 0..<count where !stripe.frames.pointee.put(frames[count - 1 - i]) {
             _ = drain(stripe)
-            _ = stripe.pointee.put(frames[count - 1 - i])
+            _ = stripe.frames.pointee.put(frames[count - 1 - i])
         }
-        stripe.pointee.lock.unlock()
+        stripe.lock.pointee.unlock()
     }
 
     /// Puts the older frames of a locked stripe on the lists. False when it had none.
-    private func drain(_ stripe: UnsafeMutablePointer<FrameStripe>) -> Bool {
+    private func drain(_ stripe: FrameStripePlace) -> Bool {
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: FrameStripe.capacity / 2) { old in
-            let count = stripe.pointee.takeOldest(into: old.baseAddress!)
+            let count = stripe.frames.pointee.takeOldest(into: old.baseAddress!)
             guard count > 0 else { return false }
             lockLists()
             putSingles(UnsafeMutableBufferPointer(rebasing: old[0..<count]))
@@ -175,9 +181,10 @@ final class FrameAllocator: @unchecked Sendable {
         guard order <= Geometry.pmdOrder else { return nil }
         // Single frames kept at hand may be what a larger block is missing.
         for i in 0..<stripeCount {
-            stripes[i].lock.lock()
-            while drain(stripes + i) {}
-            stripes[i].lock.unlock()
+            let place = stripe(i)
+            place.lock.pointee.lock()
+            while drain(place) {}
+            place.lock.pointee.unlock()
         }
         return takeFromLists(order: order)
     }
