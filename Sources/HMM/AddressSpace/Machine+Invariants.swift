@@ -180,7 +180,7 @@ extension AddressSpace {
                 auditLeaf(entry, level, page, &books)
             }
         }
-        let counted = tables.pool.metadata(table).pointee.entryCount
+        let counted = tables.pool.metadata(table).pointee.entryCount.load(ordering: .relaxed)
         if counted != count { books.fault("INV-AS-11: a table at \(base) counts \(counted) entries and has \(count)") }
         if tables.pool.metadata(table).pointee.lock.isLocked { books.fault("a table at \(base) is locked") }
     }

@@ -27,9 +27,10 @@ struct PageTableMetadata: ~Copyable {
     let lock: SpinLock
     /// A table kept for splitting a huge leaf of this PMD table, or the next free table of the pool.
     var next: UInt32
-    /// Entries that are not empty. Guarded by `lock`.
+    /// Entries that are not empty. Guarded by `lock`. Atomic only because `+=` on a member of a structure counts as an
+    /// access to all of it, and others try the lock meanwhile.
     /// Invariant: INV-AS-11.
-    var entryCount: Int32 = 0
+    let entryCount = Atomic<Int32>(0)
     var level: UInt8
     private let padding = InlineArray<12, UInt32>(repeating: 0)
 
@@ -100,7 +101,7 @@ package final class PageTablePool: @unchecked Sendable {
     /// Takes back a table whose entries are all empty and that no walker can reach any more.
     package func free(_ table: PageTableNumber) {
         #if HMM_INVARIANT_CHECKS
-            precondition(metadata[Int(table.raw)].entryCount == 0, "a table with entries was freed")
+            precondition(metadata[Int(table.raw)].entryCount.load(ordering: .relaxed) == 0, "a table with entries was freed")
             precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
         #endif
         lock.withLock {

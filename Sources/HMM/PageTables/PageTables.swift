@@ -134,7 +134,9 @@ package final class PageTables: @unchecked Sendable {
     @inline(__always)
     private func count(_ entry: EntryPointer, _ old: PageTableEntry, _ new: PageTableEntry) {
         if old.isNone != new.isNone {
-            pool.metadata(pool.table(of: entry)).pointee.entryCount += new.isNone ? -1 : 1
+            let metadata = pool.metadata(pool.table(of: entry))
+            let count = metadata.pointee.entryCount.load(ordering: .relaxed)
+            metadata.pointee.entryCount.store(count + (new.isNone ? -1 : 1), ordering: .relaxed)
         }
     }
 
@@ -182,7 +184,7 @@ package final class PageTables: @unchecked Sendable {
                     freeTables(child, level.below, part, floor: floor, ceiling: ceiling)
                 }
                 // A table goes when no mapping outside the freed range can still use it.
-                if page >= floor, next <= ceiling, pool.metadata(child).pointee.entryCount == 0 {
+                if page >= floor, next <= ceiling, pool.metadata(child).pointee.entryCount.load(ordering: .relaxed) == 0 {
                     lock(slot)
                     set(slot, .empty)
                     unlock(slot)

@@ -78,12 +78,12 @@ struct PageTableTests {
         try map(2, .pte, 2)
         let slot = try #require(tables.entry(PageNumber(1), .pte))
         let table = pool.table(of: slot)
-        #expect(pool.metadata(table).pointee.entryCount == 2)
+        #expect(pool.metadata(table).pointee.entryCount.load(ordering: .relaxed) == 2)
         tables.lock(slot)
         let old = tables.exchange(slot, .empty)
         tables.unlock(slot)
         #expect(old.frame == FrameNumber(1))
-        #expect(pool.metadata(table).pointee.entryCount == 1)
+        #expect(pool.metadata(table).pointee.entryCount.load(ordering: .relaxed) == 1)
     }
 
     @Test("empty tables are freed where nothing outside the range needs them")
