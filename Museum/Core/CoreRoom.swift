@@ -13,14 +13,11 @@ extension Museum {
         .exclusiveWithoutMapcount,
         .exclusiveTrylock,
         .ownExclusiveEvent,
+        .retryKeepsFolioLocked,
+        .ownRestoreVoidsTheRound,
         .privatePageStoredAsIs,
         .mapAfterMigrateUnchecked,
         .atomicMapUnderFolioLock,
         .closeWithoutEvicting,
-    ]
-
-    /// Patches as they were mailed.
-    static let mails: [Exhibit] = [
-        .exclusiveWithoutNotifier
     ]
 }

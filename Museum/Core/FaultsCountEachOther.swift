@@ -16,7 +16,7 @@ extension Exhibit {
         let (space, cpu) = try scene.makeSpace(pages: 1)
         let device = SmallDevice(scene.machine)
         try device.take(Place.pages(1), of: space)
-        let cpus = [cpu] + (1..<3).map { _ in space.makeCPU() }
+        let cpus = [cpu] + (1..<4).map { _ in space.makeCPU() }
         for (index, cpu) in cpus.enumerated() {
             scene.thread("cpu \(index)") {
                 if version == .asItWas { while try doSwapPage(space, Place.base, device) {} }
