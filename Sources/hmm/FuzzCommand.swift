@@ -18,6 +18,7 @@ struct FuzzCommand: ParsableCommand {
             Examples:
               hmm fuzz --seed 1 --count 100000
               hmm fuzz --family hugecow --minutes 5 --kernel next
+              hmm fuzz --shortage --seed 1 --count 10000
               hmm fuzz --seed 4711 --count 1 --print
             """)
 
@@ -35,6 +36,9 @@ struct FuzzCommand: ParsableCommand {
 
     @Option(help: "Which kernel to answer as: 6.12 with its peculiarities, or next, which does what is right.")
     var kernel = Kernel.linux6_12
+
+    @Flag(help: "Something runs out in each scenario: an allocation fails, or the devices have only a few pages.")
+    var shortage = false
 
     @Option(help: "Threads; as many as there are processors, if not said.")
     var jobs: Int?
@@ -67,7 +71,7 @@ struct FuzzCommand: ParsableCommand {
         let start = SyncClock.now()
         let campaign = FuzzCampaign(
             seed: seed, count: total, family: family, configuration: ShadowRun.configuration(kernel.profile),
-            deadline: minutes.map { start + UInt64($0 * 60e9) }, traces: trace)
+            hasShortage: shortage, deadline: minutes.map { start + UInt64($0 * 60e9) }, traces: trace)
         let threads = (0..<(jobs ?? Console.processorCount)).map { index in
             SyncThread.spawn(name: "fuzz \(index)") { campaign.run(showsProgress: index == 0) }
         }
@@ -85,16 +89,17 @@ struct FuzzCommand: ParsableCommand {
     private func report(_ failed: (seed: UInt64, failure: FuzzFailure)) throws {
         let configuration = ShadowRun.configuration(kernel.profile)
         let scenario = ScenarioGenerator.scenario(seed: failed.seed, family: family)
-        let small = Shrinker.shrink(scenario) { ShadowRun.firstFailure($0, configuration) != nil }
-        let failure = ShadowRun.firstFailure(small, configuration) ?? failed.failure
-        let familyOption = family.map { " --family \($0)" } ?? ""
+        let disturbance = shortage ? ShadowRun.shortage(ofSeed: failed.seed) : .none
+        let small = Shrinker.shrink(scenario) { ShadowRun.firstFailure($0, configuration, disturbance) != nil }
+        let failure = ShadowRun.firstFailure(small, configuration, disturbance) ?? failed.failure
+        let options = (family.map { " --family \($0)" } ?? "") + (shortage ? " --shortage" : "")
         Console.write(
             """
             seed \(failed.seed): \(failed.failure)
             shrunk to \(small.statements.count) statements: \(failure)
 
             \(small.text)
-            the whole:   hmm fuzz --seed \(failed.seed) --count 1\(familyOption) --kernel \(kernel.rawValue)
+            the whole:   hmm fuzz --seed \(failed.seed) --count 1\(options) --kernel \(kernel.rawValue)
             the shrunk:  hmm run --check --kernel \(kernel.rawValue) \(output)
 
             """)
@@ -113,6 +118,7 @@ private final class FuzzCampaign: @unchecked Sendable {
     private let count: UInt64
     private let family: String?
     private let configuration: MachineConfiguration
+    private let hasShortage: Bool
     private let deadline: UInt64?
     private let traces: Bool
     private let next = Atomic<UInt64>(0)
@@ -124,13 +130,14 @@ private final class FuzzCampaign: @unchecked Sendable {
     private var failed: (seed: UInt64, failure: FuzzFailure)?
 
     init(
-        seed: UInt64, count: UInt64, family: String?, configuration: MachineConfiguration, deadline: UInt64?,
-        traces: Bool
+        seed: UInt64, count: UInt64, family: String?, configuration: MachineConfiguration, hasShortage: Bool,
+        deadline: UInt64?, traces: Bool
     ) {
         self.seed = seed
         self.count = count
         self.family = family
         self.configuration = configuration
+        self.hasShortage = hasShortage
         self.deadline = deadline
         self.traces = traces
     }
@@ -164,7 +171,8 @@ private final class FuzzCampaign: @unchecked Sendable {
     private func play(_ seed: UInt64) {
         let scenario = ScenarioGenerator.scenario(seed: seed, family: family)
         if traces { Console.complain("seed \(seed)") }
-        if let failure = ShadowRun.firstFailure(scenario, configuration) {
+        let disturbance = hasShortage ? ShadowRun.shortage(ofSeed: seed) : .none
+        if let failure = ShadowRun.firstFailure(scenario, configuration, disturbance) {
             lock.withLock {
                 if failed == nil || failed!.seed > seed { failed = (seed, failure) }
             }

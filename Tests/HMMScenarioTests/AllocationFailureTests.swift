@@ -53,7 +53,7 @@ struct NamedScenario: Sendable, CustomTestStringConvertible {
 
 enum AllocationFailureScenarios {
     static let all = parse(text)
-    static let moving = all.filter { ["migrate", "two-devices", "coherent", "fork-moves"].contains($0.scenario.name) }
+    static let moving = all.filter { ["migrate", "mirrored-and-migrated", "two-devices", "coherent", "fork-moves"].contains($0.scenario.name) }
 
     private static func parse(_ text: String) -> [NamedScenario] {
         do {
@@ -118,6 +118,14 @@ enum AllocationFailureScenarios {
         dev0 evict a[0..<2]
         dev0 migrate a[1..<8]
         cpu write a[6] 3
+        cpu read a
+        == mirrored-and-migrated
+        map a 16 rw
+        protect a[15] r
+        cpu write a[2..<4] 1
+        dev0 read a
+        dev0 migrate a[1..<16]
+        dev0 read a
         cpu read a
         == two-devices
         map a 8 rw

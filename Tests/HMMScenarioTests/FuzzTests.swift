@@ -15,6 +15,17 @@ struct FuzzTests {
         }
     }
 
+    /// Something runs out in the middle: nothing is lost, and mirrors forget what they could not store.
+    @Test(arguments: [KernelProfile.linux6_12, .next])
+    func shortagesLoseNothing(profile: KernelProfile) {
+        for seed in UInt64(95)...135 {
+            let failure = ShadowRun.firstFailure(
+                ScenarioGenerator.scenario(seed: seed), ShadowRun.configuration(profile),
+                ShadowRun.shortage(ofSeed: seed))
+            #expect(failure == nil, "seed \(seed): \(failure.map(\.description) ?? "")")
+        }
+    }
+
     @Test func aSeedMakesOneScenario() {
         for seed in UInt64(1)...50 {
             let scenario = ScenarioGenerator.scenario(seed: seed)

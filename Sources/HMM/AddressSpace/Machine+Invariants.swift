@@ -2,249 +2,155 @@ import Synchronization
 
 // The books of a machine, recomputed from its page tables, page caches and swap, and compared with what is counted.
 //
-// Meant for quiescent points: no operation is under way. What it finds wrong it answers in words, each beginning with
-// the invariant's name; an empty answer is good.
+// Meant for quiescent points: no operation is under way, and one thread asks. What it finds wrong it answers in words,
+// each beginning with the invariant's name; an empty answer is good.
 
 extension Machine {
-    /// Everything that is wrong with this machine.
-    public func checkInvariants() -> [String] {
-        var books = MachineBooks()
-        for space in addressSpaces { space.audit(&books) }
-        for file in files.all { file.audit(&books) }
-        books.auditFrames(self)
-        books.auditSwap(self)
-        books.auditHugetlb(self)
-        return books.faults
-    }
-}
-
-/// What the entries say that the counts should be.
-struct MachineBooks {
-    struct Folio {
-        var references = 0
-        var mappings = 0
-        var entries = 0
-    }
-    var faults: [String] = []
-    var folios: [UInt32: Folio] = [:]
-    /// Entries that name each page, for the exclusive mark.
-    var pageEntries: [UInt32: Int] = [:]
-    var swapEntries: [UInt32: Int] = [:]
-    var exclusiveSwapEntries: [UInt32: Int] = [:]
-    private static let faultLimit = 20
-
-    mutating func fault(_ text: @autoclosure () -> String) {
-        if faults.count < Self.faultLimit { faults.append(text()) }
-    }
-
-    func auditSummary() -> String { faults.joined(separator: "\n") }
-
-    mutating func auditFrames(_ machine: Machine) {
-        let frames = machine.frames
-        var frame = frames.system.firstFrame
-        var used = 0
-        while frame < frames.system.highWater { frame = audit(frame, machine, &used) }
-        if used != frames.system.usedFrames {
-            fault("INV-AS-1: \(used) frames have references, the allocator says \(frames.system.usedFrames)")
-        }
-        if frames.system.countFree() + frames.system.usedFrames != frames.system.totalFrames {
-            fault("INV-AS-1: free and used frames are not all frames")
-        }
-        for memory in frames.deviceZones {
-            used = 0
-            for chunk in memory.touchedRanges {
-                var frame = chunk.lowerBound
-                while frame < chunk.upperBound { frame = audit(frame, machine, &used) }
-            }
-            if used != memory.usedFrames {
-                fault("INV-MG-3: \(used) device frames have references, the device says \(memory.usedFrames)")
-            }
-        }
-        // Every folio that an entry names was met above, unless it is free.
-        for (frame, _) in folios where frames.refCount(FrameNumber(frame)) == 0 {
-            fault("INV-AS-1: \(FrameNumber(frame)) is free and an entry names it")
-        }
-    }
-
-    /// Checks one folio or free frame. Answers the next frame to look at.
-    private mutating func audit(_ frame: FrameNumber, _ machine: Machine, _ used: inout Int) -> FrameNumber {
-        let frames = machine.frames
-        let count = frames.refCount(frame)
-        guard count > 0 else { return frame + 1 }
-        let size = frames.pageCount(ofHead: frame)
-        used += size
-        let expected = folios[frame.raw] ?? Folio()
-        let cached = frames.hasFlags(frame, FrameFlags.swapCache) ? size : 0
-        let sum = expected.references + cached + frames.pinCount(frame)
-        if sum != count { fault("INV-AS-1: \(frame) has \(count) references, \(sum) are explained") }
-        if expected.mappings != frames.mappingCount(frame) {
-            fault("INV-AS-1: \(frame) has map count \(frames.mappingCount(frame)), \(expected.mappings) are there")
-        }
-        if frames.isLocked(frame) { fault("INV-MG-2: \(frame) is locked") }
-        for i in 0..<size where frames.isAnonExclusive(frame + i) {
-            let entries = pageEntries[frame.raw + UInt32(i)] ?? 0
-            let head = size > 1 ? folios[frame.raw]?.entries ?? 0 : 0
-            if entries + (i == 0 ? head : 0) > 1 {
-                fault("INV-AS-2: \(frame + i) is exclusive and named \(entries) times")
-            }
-        }
-        return frame + size
-    }
-
-    mutating func auditSwap(_ machine: Machine) {
-        var used = 0
-        for (slot, count, cached) in machine.swap.snapshot() {
-            used += 1
-            let expected = (swapEntries[slot.raw] ?? 0) + (cached == nil ? 0 : 1)
-            if count != expected { fault("INV-AS-13: swap slot \(slot.raw) has count \(count), \(expected) are there") }
-            if exclusiveSwapEntries[slot.raw] ?? 0 > 0, swapEntries[slot.raw] ?? 0 > 1 {
-                fault("INV-AS-13: swap slot \(slot.raw) is exclusive and named more than once")
-            }
-        }
-        if used != machine.swap.usedSlots { fault("INV-AS-13: used swap slots do not add up") }
-    }
-}
-
-extension MachineBooks {
-    /// Pages of the pool are free or in use, and what is promised is what the reservation maps say.
-    fileprivate mutating func auditHugetlb(_ machine: Machine) {
-        let frames = machine.frames
-        let pool = frames.hugetlb
-        let counts = pool.counts
-        var used = 0
-        // A page that is freed will renew a promise which its place says it has already.
-        var renewed = 0
-        for i in 0..<pool.pageCount {
-            let head = pool.firstFrame + i << Geometry.pmdOrder
-            if frames.refCount(head) > 0, frames.hasFlags(head, FrameFlags.restoresReserve) { renewed += 1 }
-            _ = audit(head, machine, &used)
-        }
-        if used >> Geometry.pmdOrder + counts.free + counts.lost != pool.pageCount {
-            fault("hugetlb: \(used >> Geometry.pmdOrder) pages are used and \(counts.free) free of \(pool.pageCount)")
-        }
-        var seen: [HugetlbReservations] = machine.files.all.compactMap(\.hugetlbReservations)
-        for space in machine.addressSpaces {
-            for vma in space.vmas.all {
-                guard let own = vma.hugetlbReservations, !seen.contains(where: { $0 === own }) else { continue }
-                seen.append(own)
-            }
-        }
-        let promised = seen.reduce(0) { $0 + $1.reservedCount } - renewed
-        if promised != counts.reserved || counts.reserved > counts.free {
-            fault("hugetlb: \(counts.reserved) pages are promised, \(promised) by the maps, \(counts.free) are free")
-        }
-    }
+    /// Everything that is wrong with this machine. Costs what is in use, not what there could be.
+    public func checkInvariants() -> [String] { books.audit(self) }
 }
 
 extension FileMapping {
-    func audit(_ books: inout MachineBooks) {
+    func audit(_ books: MachineBooks) {
         for index in 0..<pageCount {
             switch cache.content(index) {
             case .empty: continue
-            case .swap(let slot): books.swapEntries[slot.raw, default: 0] += 1
-            case .frame(let frame):
-                books.folios[machine.frames.head(of: frame).raw, default: .init()].references += 1
+            case .swap(let slot): books.enter(slot, isExclusive: false)
+            case .frame(let frame): books.enterCached(head: machine.frames.head(of: frame))
             }
         }
     }
 }
 
 extension AddressSpace {
-    /// Adds what the page table says to the books, and checks what can be checked entry by entry.
-    func audit(_ books: inout MachineBooks) {
-        auditVMAs(&books)
-        auditTable(tables.root, .pgd, PageNumber(0), &books)
+    /// Enters what the page table says into the books, and checks what can be checked entry by entry.
+    func audit(_ books: MachineBooks) {
+        var audit = TableAudit(self, books)
+        audit.run()
         for fault in notifiers.checkInvariants() { books.fault(fault) }
     }
+}
 
-    private func auditVMAs(_ books: inout MachineBooks) {
+/// The audit of one address space.
+private struct TableAudit {
+    let books: MachineBooks
+    let frames: FrameTable
+    let pool: PageTablePool
+    let root: PageTableNumber
+    let vmas: ContiguousArray<VMA>
+    /// The VMA that was met last. Leaves come in the order of addresses, as VMAs lie.
+    var index = 0
+    var pages = PageNumber(0)..<PageNumber(0)
+    var isWritable = false
+
+    init(_ space: AddressSpace, _ books: MachineBooks) {
+        self.books = books
+        frames = space.frames
+        pool = space.tables.pool
+        root = space.tables.root
+        vmas = space.vmas.all
+    }
+
+    mutating func run() {
         var end = PageNumber(0)
-        for vma in vmas.all {
+        for vma in vmas {
             if vma.pages.lowerBound < end { books.fault("VMAs overlap at \(vma.pages.lowerBound)") }
             end = vma.pages.upperBound
         }
+        if let first = vmas.first { look(at: first) }
+        audit(root, .pgd, PageNumber(0))
     }
 
-    private func auditTable(
-        _ table: PageTableNumber, _ level: PageLevel, _ base: PageNumber, _ books: inout MachineBooks
-    ) {
+    private mutating func look(at vma: VMA) {
+        pages = vma.pages
+        isWritable = vma.isWritable
+    }
+
+    /// Moves on to the VMA that contains the page. False: there is none.
+    private mutating func find(_ page: PageNumber) -> Bool {
+        while page >= pages.upperBound, index + 1 < vmas.count {
+            index += 1
+            look(at: vmas[index])
+        }
+        return pages.contains(page)
+    }
+
+    private mutating func audit(_ table: PageTableNumber, _ level: PageLevel, _ base: PageNumber) {
+        let entries = pool.entries(table)
         var count: Int32 = 0
-        for i in 0..<Geometry.entriesPerTable {
-            let entry = tables.read(tables.pool.entries(table) + i)
-            if entry.isNone { continue }
-            count += 1
-            let page = PageNumber(base.raw + UInt64(i) << UInt64(level.order))
-            if level > .pte, entry.isTable {
-                auditTable(entry.table, level.below, page, &books)
-            } else {
-                auditLeaf(entry, level, page, &books)
+        for group in stride(from: 0, to: Geometry.entriesPerTable, by: 8) {
+            var bits: UInt64 = 0
+            for i in group..<group + 8 { bits |= entries[i].load(ordering: .relaxed) }
+            if bits == 0 { continue }
+            for i in group..<group + 8 {
+                let entry = PageTableEntry(raw: entries[i].load(ordering: .relaxed))
+                if entry.isNone { continue }
+                count += 1
+                let page = PageNumber(base.raw + UInt64(i) << UInt64(level.order))
+                if level > .pte, entry.isTable {
+                    audit(entry.table, level.below, page)
+                } else {
+                    audit(leaf: entry, level, page)
+                }
             }
         }
-        let counted = tables.pool.metadata(table).pointee.entryCount.load(ordering: .relaxed)
+        let counted = pool.metadata(table).pointee.entryCount.load(ordering: .relaxed)
         if counted != count { books.fault("INV-AS-11: a table at \(base) counts \(counted) entries and has \(count)") }
-        if tables.pool.metadata(table).pointee.lock.isLocked { books.fault("a table at \(base) is locked") }
+        if pool.metadata(table).pointee.lock.isLocked { books.fault("a table at \(base) is locked") }
     }
 
-    private func auditLeaf(
-        _ entry: PageTableEntry, _ level: PageLevel, _ page: PageNumber, _ books: inout MachineBooks
-    ) {
-        guard let vma = vmas.find(page) else { return books.fault("an entry at \(page) lies in no VMA") }
+    private mutating func audit(leaf entry: PageTableEntry, _ level: PageLevel, _ page: PageNumber) {
+        guard find(page) else { return books.fault("an entry at \(page) lies in no VMA") }
         if entry.isPresent {
-            auditPresent(entry, level, page, vma, &books)
+            audit(present: entry, level, page)
         } else if let leaf = entry.softLeaf {
-            auditSoftLeaf(leaf, level, page, &books)
+            audit(leaf, level, page)
         }
     }
 
-    private func auditPresent(
-        _ entry: PageTableEntry, _ level: PageLevel, _ page: PageNumber, _ vma: VMA, _ books: inout MachineBooks
-    ) {
-        if entry.isWritable, !vma.isWritable { books.fault("INV-AS-9: \(page) is writable in a read-only VMA") }
-        if frames.isZeroFrame(entry.frame) {
+    private func audit(present entry: PageTableEntry, _ level: PageLevel, _ page: PageNumber) {
+        if entry.isWritable, !isWritable { books.fault("INV-AS-9: \(page) is writable in a read-only VMA") }
+        let frame = entry.frame
+        if frames.isZeroFrame(frame) {
             if entry.isWritable { books.fault("INV-AS-4: the zero page is writable at \(page)") }
             return
         }
-        if frames.isDevicePrivate(entry.frame) {
+        guard exists(frame, page) else { return }
+        if frames.isDevicePrivate(frame) {
             books.fault("INV-AS-3: \(page) names device-private memory by a present entry")
         }
-        let head = frames.head(of: entry.frame)
-        if entry.isWritable, frames.mapping(ofHead: head).isAnonymous, !frames.isAnonExclusive(entry.frame) {
+        let head = frames.head(of: frame)
+        if entry.isWritable, frames.mapping(ofHead: head).isAnonymous, !frames.isAnonExclusive(frame) {
             books.fault("INV-AS-2: \(page) is writable and its page is not exclusive")
         }
-        if level == .pmd, head != entry.frame { books.fault("a huge leaf at \(page) names the middle of a folio") }
-        count(head, entry.frame, isHuge: level > .pte, &books)
+        if level == .pmd, head != frame { books.fault("a huge leaf at \(page) names the middle of a folio") }
+        books.enter(frame, head: head, isHuge: level > .pte)
     }
 
-    private func auditSoftLeaf(
-        _ leaf: SoftLeaf, _ level: PageLevel, _ page: PageNumber, _ books: inout MachineBooks
-    ) {
+    private func audit(_ leaf: SoftLeaf, _ level: PageLevel, _ page: PageNumber) {
         switch leaf.kind {
-        case .swap:
-            books.swapEntries[leaf.swapSlot.raw, default: 0] += 1
-            if leaf.isSwapExclusive { books.exclusiveSwapEntries[leaf.swapSlot.raw, default: 0] += 1 }
+        case .swap: books.enter(leaf.swapSlot, isExclusive: leaf.isSwapExclusive)
         case .migration: books.fault("INV-AS-7: a migration entry at \(page)")
         case .devicePrivate:
+            guard exists(leaf.frame, page) else { return }
             if !frames.isDevicePrivate(leaf.frame) {
                 books.fault("INV-AS-3: a private entry at \(page) names other memory")
             }
-            count(frames.head(of: leaf.frame), leaf.frame, isHuge: level > .pte, &books)
+            books.enter(leaf.frame, head: frames.head(of: leaf.frame), isHuge: level > .pte)
         case .deviceExclusive:
+            guard exists(leaf.frame, page) else { return }
             let head = frames.head(of: leaf.frame)
             if !frames.mapping(ofHead: head).isAnonymous || frames.isDevicePrivate(leaf.frame) || level != .pte {
                 books.fault("INV-EX-1: the exclusive entry at \(page) names a page that cannot be exclusive")
             }
-            count(head, leaf.frame, isHuge: false, &books)
+            books.enter(leaf.frame, head: head, isHuge: false)
         case .poison, .marker: break
         }
     }
 
-    private func count(_ head: FrameNumber, _ frame: FrameNumber, isHuge: Bool, _ books: inout MachineBooks) {
-        books.folios[head.raw, default: .init()].references += 1
-        books.folios[head.raw, default: .init()].mappings += 1
-        if isHuge {
-            books.folios[head.raw, default: .init()].entries += 1
-        } else {
-            books.pageEntries[frame.raw, default: 0] += 1
-        }
+    private func exists(_ frame: FrameNumber, _ page: PageNumber) -> Bool {
+        if frame < frames.limit { return true }
+        books.fault("INV-AS-1: \(page) names \(frame), which no machine has")
+        return false
     }
 }

@@ -45,6 +45,7 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     package let swap: SwapArea
     let anonVMAs = AnonVMATable()
     let files = FileTable()
+    let books: MachineBooks
 
     private let lock = SpinLock(.pool)
     /// Address spaces that have not exited, in the order of their making. Guarded by `lock`.
@@ -62,6 +63,7 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
             hostHugePages: configuration.hostHugePages, injector: faultInjector)
         tables = try PageTablePool(capacity: configuration.pageTables, injector: faultInjector)
         swap = try SwapArea(bytes: configuration.swapBytes, injector: faultInjector)
+        books = try MachineBooks(frameLimit: Int(frames.limit.raw))
         frames.swapCacheDropper = self
     }
 
@@ -85,6 +87,12 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     }
     /// The address spaces that have not exited.
     package var addressSpaces: [AddressSpace] { lock.withLock { spaces.map { $0.takeUnretainedValue() } } }
+
+    /// The same one by one, without an array.
+    func forEachAddressSpace(_ body: (AddressSpace) -> Void) {
+        let spaces = lock.withLock { self.spaces }
+        for space in spaces { space._withUnsafeGuaranteedRef(body) }
+    }
 
     package func setPrivateFaultHandler(_ handler: (any DevicePrivateFaultHandler)?, for memory: DeviceMemory) {
         schedulingPoint(.update, on: address)

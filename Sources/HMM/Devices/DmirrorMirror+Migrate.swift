@@ -127,7 +127,21 @@ extension DmirrorMirror {
         }
         mutex.lock()
         defer { mutex.unlock() }
-        if moves.isSound { try table.commit(runs) }
+        do throws(HMMError) {
+            if moves.isSound { return try table.commit(runs) }
+        } catch {
+            forget(runs)
+            throw error
+        }
+        forget(runs)
+    }
+
+    /// The own event left the entries of these pages, which name the frames that they moved from. Caller holds `mutex`.
+    private func forget(_ runs: [MirrorRun]) {
+        for run in runs {
+            let isErased = table.invalidate(run.pages, keeping: .nothing, isBlockable: true)
+            precondition(isErased, "a table that may be waited for refused")
+        }
     }
 
     /// Erases the entries of pages that are about to leave the device; those around them stay.

@@ -154,12 +154,14 @@ package final class SwapArea: @unchecked Sendable {
     private func willLook() { schedulingPoint(.load, on: UInt(bitPattern: arena.base)) }
     private func willChange() { schedulingPoint(.update, on: UInt(bitPattern: arena.base)) }
 
-    /// The slots in use, with their counts and the frames that cache them.
-    func snapshot() -> [(slot: SwapSlot, count: Int, cached: FrameNumber?)] {
+    /// One past the last slot that was ever used.
+    var touchedSlots: Int { lock.withLock { counts.count } }
+
+    /// The slots in use, with their counts and whether a frame caches them. The lock is held meanwhile.
+    func forEachUsed(_ body: (_ slot: SwapSlot, _ count: Int, _ isCached: Bool) -> Void) {
         lock.withLock {
-            counts.indices.dropFirst().compactMap { i in
-                guard counts[i] > 0 else { return nil }
-                return (SwapSlot(UInt32(i)), Int(counts[i]), cached[i] == .none ? nil : cached[i])
+            for i in counts.indices where counts[i] > 0 {
+                body(SwapSlot(UInt32(i)), Int(counts[i]), cached[i] != .none)
             }
         }
     }

@@ -47,13 +47,18 @@ extension Recording {
         package var got: String
         /// Every line of the scenario, with both answers where they differ.
         package var transcript: String
+        /// Not an answer that differs: something is wrong.
+        package var isBrokenInvariant: Bool { expected == Recording.noneBroken }
 
         package var description: String { "\(scenario): '\(statement)' answers '\(got)', recorded '\(expected)'" }
     }
 
+    private static let noneBroken = "none broken"
+
     /// Plays the scenario and compares line by line. A broken invariant counts as a difference.
-    package func firstDifference(checksInvariants: Bool) -> Difference? {
+    package func firstDifference(checksInvariants: Bool, profile: KernelProfile = .linux6_12) -> Difference? {
         var options = Player.Options()
+        options.configuration.profile = profile
         options.checksInvariants = checksInvariants
         func difference(_ statement: String, _ expected: String, _ got: String) -> Difference {
             Difference(
@@ -67,13 +72,14 @@ extension Recording {
         } catch {
             return difference("a fresh machine", "ok", "\(error)")
         }
+        if let violation = outcome.violations.first { return difference("invariants", Self.noneBroken, violation) }
         for (answer, expected) in zip(outcome.statements, self.expected) where answer.line != expected {
             return difference(scenario.text(of: answer.statement), expected, answer.line)
         }
         if outcome.statements.count != expected.count {
             return difference("all statements", "\(expected.count) lines", "\(outcome.statements.count)")
         }
-        return outcome.violations.first.map { difference("invariants", "none broken", $0) }
+        return nil
     }
 
     private func transcript(_ answers: [StatementOutcome]) -> String {

@@ -1,7 +1,7 @@
 import HMM
 
 /// What a generated statement does.
-enum FuzzAction: Sendable {
+enum FuzzAction: Hashable, Sendable {
     case cpuRead, cpuWrite
     case deviceRead, deviceWrite, snapshot, migrate, evict, exclusive, checkExclusive, release, open, close
     case protect, unmap, move, fork, exit, map
@@ -31,6 +31,9 @@ struct FuzzFamily: Sendable {
     static let moves: [(FuzzAction, weight: Int)] = [(.migrate, 25), (.evict, 10)]
     static let exclusives: [(FuzzAction, weight: Int)] = [(.exclusive, 12), (.checkExclusive, 4)]
     static let fileKinds: [(String, weight: Int)] = [("shared", 3), ("file", 3), ("file shared", 3)]
+
+    /// Moves so much that a device of a few megabytes is full.
+    var fillsDevices: Bool { actions.contains { $0.0 == .migrate } && sizes.contains { $0.0 > 256 } }
 
     static func named(_ name: String) -> FuzzFamily? { all.first { $0.name == name } }
 

@@ -13,6 +13,7 @@ package struct ScenarioGenerator {
     private let seed: UInt64
     private var lines: [String] = []
     private var regions: [Region] = []
+    private var devices: [Int]
     private var processes = ["main"]
     private var processCount = 1
     private var nextSeed = 1
@@ -25,6 +26,7 @@ package struct ScenarioGenerator {
         // Drawn in any case, so that naming the family of a seed makes the same scenario again.
         let drawn = random.pick(weighted: FuzzFamily.all.map { ($0, weight: $0.share) })
         self.family = family ?? drawn
+        devices = self.family.devices
     }
 
     /// The scenario of a seed. `family` is one of `familyNames`; nil leaves it to the seed.
@@ -40,6 +42,7 @@ package struct ScenarioGenerator {
 
     private mutating func text() -> String {
         lines.append("== \(family.name)-\(seed)")
+        declareDevice()
         for _ in 0..<random.number(in: family.regionCount) { map(in: "main") }
         let count = random.number(in: 6...34)
         while lines.count < count + 1 { add() }
@@ -56,6 +59,14 @@ package struct ScenarioGenerator {
     private mutating func freshSeed() -> Int {
         defer { nextSeed += 1 }
         return nextSeed
+    }
+
+    /// Some scenarios have a device that is full soon.
+    private mutating func declareDevice() {
+        guard family.fillsDevices, random.chance(1, outOf: 6) else { return }
+        let kind = random.pick(weighted: [("private", weight: 2), ("coherent", 1)])
+        say("main", "device dev4 \(kind) \(random.pick(["2M", "2M", "4M"]))")
+        devices += [4]
     }
 
     private mutating func map(in process: String) {
@@ -123,7 +134,7 @@ package struct ScenarioGenerator {
         say(process, "dev\(device) release")
     }
 
-    private mutating func device() -> String { "dev\(random.pick(family.devices))" }
+    private mutating func device() -> String { "dev\(random.pick(devices))" }
 
     private mutating func range(_ region: Region) -> String {
         let count = region.pageCount

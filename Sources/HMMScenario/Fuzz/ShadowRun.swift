@@ -5,6 +5,8 @@ package enum Disturbance: Sendable {
     case none
     /// The n-th allocation after the machine was made fails.
     case failedAllocation(Int)
+    /// The devices of the scenario have so many pages each, those that it declares itself too.
+    case smallDevices(pages: Int)
     /// Somebody else holds a page of a region of `main`, as DMA does, while the statement at `step` runs.
     case pinnedPage(step: Int, region: Int, page: Int)
 }
@@ -35,6 +37,12 @@ package struct ShadowRun {
     package init(
         _ scenario: Scenario, _ configuration: MachineConfiguration, _ disturbance: Disturbance = .none
     ) throws(HMMError) {
+        var scenario = scenario
+        if case .smallDevices(let pages) = disturbance {
+            for index in scenario.devices.indices {
+                scenario.devices[index].memoryBytes = UInt64(pages * Geometry.pageSizeBytes)
+            }
+        }
         var options = Player.Options()
         options.configuration = configuration
         player = try Player(scenario, options)
@@ -50,6 +58,13 @@ package struct ShadowRun {
         configuration.profile = profile
         configuration.swapBytes = 32 << 20
         return configuration
+    }
+
+    /// What runs out in the scenario of a seed, if something is to run out.
+    package static func shortage(ofSeed seed: UInt64) -> Disturbance {
+        var random = FuzzRandom(seed: ~seed)
+        if random.chance(1, outOf: 3) { return .smallDevices(pages: random.number(in: 1...random.pick([4, 30]))) }
+        return .failedAllocation(random.number(in: 1...random.pick([8, 40, 200])))
     }
 
     /// Plays a scenario once. Nil: nothing is wrong.
