@@ -53,7 +53,8 @@ struct NamedScenario: Sendable, CustomTestStringConvertible {
 
 enum AllocationFailureScenarios {
     static let all = parse(text)
-    static let moving = all.filter { ["migrate", "mirrored-and-migrated", "two-devices", "coherent", "fork-moves"].contains($0.scenario.name) }
+    private static let movingNames = ["migrate", "mirrored-and-migrated", "two-devices", "coherent", "fork-moves"]
+    static let moving = all.filter { movingNames.contains($0.scenario.name) }
 
     private static func parse(_ text: String) -> [NamedScenario] {
         do {

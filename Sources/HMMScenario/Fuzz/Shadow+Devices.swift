@@ -6,7 +6,8 @@ extension Shadow {
         case "open", "close": return Self.expect(result, .ok)
         case "release":
             // In 6.12 a coherent page that is exclusive to another device is no mapping, so that nothing moves it.
-            let mayBeHeld = profile.exclusiveConvertsFolio && statement.device.map { scenario.devices[$0.index].kind == .coherent } ?? false
+            let isCoherent = statement.device.map { scenario.devices[$0.index].kind == .coherent } ?? false
+            let mayBeHeld = profile.exclusiveConvertsFolio && isCoherent
             return mayBeHeld && result == .error("EBUSY") ? nil : Self.expect(result, .ok)
         case "check-exclusive":
             return result == .ok || result == .error("EPERM") ? nil : "'ok' or 'error EPERM' was expected"
@@ -48,7 +49,9 @@ extension Shadow {
             let expected = first.map { region.isReadable($0) ? "EPERM" : "EFAULT" }
             // The wart W3: a read-only page of the device's own memory is never made writable.
             let isOwnReadOnly = profile.testDriverHasWarts && name == "EFAULT"
-            guard name == expected || isOwnReadOnly || isComingHome(span, name) else { return "'\(expected ?? "ok")' was expected" }
+            guard name == expected || isOwnReadOnly || isComingHome(span, name) else {
+                return "'\(expected ?? "ok")' was expected"
+            }
             writeInPart(span, seed)
             for page in span.pages where region.isWritable(page) {
                 if let object = region.object { objects[object].isWrittenByDevice[page] = true }
