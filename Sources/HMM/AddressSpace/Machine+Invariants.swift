@@ -7,7 +7,10 @@ import Synchronization
 
 extension Machine {
     /// Everything that is wrong with this machine. Costs what is in use, not what there could be.
-    public func checkInvariants() -> [String] { books.audit(self) }
+    public func checkInvariants() -> [String] { books.audit(self, isQuiet: true) }
+
+    /// The same for a moment in the middle of operations at which nobody holds a lock: what must hold even then.
+    package func checkInvariantsUnlocked() -> [String] { books.audit(self, isQuiet: false) }
 }
 
 extension FileMapping {

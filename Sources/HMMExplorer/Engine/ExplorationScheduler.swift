@@ -41,6 +41,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         var stepLimit = 0
         /// Locks that are held, as far as their taking was a step.
         var heldLocks = 0
+        /// A step changed something since the last look.
+        var isChanged = true
         var time: UInt64 = 0
         var random: UInt64 = 0
         var isObserving = false
@@ -331,6 +333,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         steps[s.pointee.stepCount] = Step(
             thread: UInt8(truncatingIfNeeded: thread), kind: next.kind, mark: next.mark, object: next.object)
         s.pointee.stepCount += 1
+        if next.kind.conduct == .exclusive { s.pointee.isChanged = true }
         noteYield(thread, next.kind)
         if next.kind.rawValue <= StepKind.releaseShared.rawValue, next.object >= 0 {
             noteLock(thread, next.kind, &objects.pointee.objects[Int(next.object)])
@@ -386,9 +389,10 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     @inline(__always)
     private func observe() {
         let s = progress
-        guard s.pointee.heldLocks == 0, let observer, !s.pointee.isDraining,
+        guard s.pointee.heldLocks == 0, s.pointee.isChanged, let observer, !s.pointee.isDraining,
             s.pointee.stepCount >= strategy.sharedPrefix
         else { return }
+        s.pointee.isChanged = false
         if let found = whileObserving(observer) { find(found) }
     }
 

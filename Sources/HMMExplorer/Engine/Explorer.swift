@@ -41,7 +41,7 @@ final class Explorer {
 
     /// One schedule. Answers what was wrong with it.
     private func runOnce(_ program: @escaping (Scene) throws -> Void) -> ScheduleFinding? {
-        scheduler.observer = nil
+        scheduler.observer = { [unowned stage] in stage.fault() }
         let scene = Scene(scheduler: scheduler, stage: stage)
         let ending = scheduler.run(stepLimit: options.stepLimit) {
             do { try program(scene) } catch { scene.fail("the program threw: \(error)") }

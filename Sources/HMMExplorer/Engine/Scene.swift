@@ -53,7 +53,8 @@ public final class Scene: @unchecked Sendable {
     /// The running thread begins something that a reader of the schedule should see: a statement, a phase.
     public func mark(_ mark: Int) { scheduler.mark(mark) }
 
-    /// What is to hold whenever no lock is held; nil is good. Looked at in every schedule, at every such point.
+    /// What is to hold whenever no lock is held, beside the invariants of the machine; nil is good. Looked at in every
+    /// schedule, at every such point that something was changed before.
     ///
     /// The check runs while all threads stand still and may call whatever does not wait.
     public func always(_ kind: FindingKind = .invariant, _ check: @escaping () -> String?) {
@@ -91,6 +92,12 @@ final class Stage {
         } catch {
             preconditionFailure("no machine to explore on: \(error)")
         }
+    }
+
+    /// What is wrong with the machine in the middle of things, when nobody holds a lock.
+    func fault() -> ScheduleFinding? {
+        guard let made, let fault = made.checkInvariantsUnlocked().first else { return nil }
+        return ScheduleFinding(kind: .invariant, what: fault)
     }
 
     /// Makes the machine ready for the next schedule. Answers what the program left on it; it is then not used again.
