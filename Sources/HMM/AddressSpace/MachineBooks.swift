@@ -33,7 +33,7 @@ final class MachineBooks: @unchecked Sendable {
     /// Entries and references that were entered, and those that a frame or slot in use was found for.
     @exclusivity(unchecked) private var entered = 0
     @exclusivity(unchecked) private var met = 0
-    @exclusivity(unchecked) private var isQuiet = true
+    @exclusivity(unchecked) private(set) var isQuiet = true
     private let isBusy = Atomic<Bool>(false)
     private static let faultLimit = 20
 
