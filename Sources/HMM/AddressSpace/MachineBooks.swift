@@ -113,19 +113,23 @@ final class MachineBooks: @unchecked Sendable {
         let frames = machine.frames
         let system = frames.system
         let used = audit(system.firstFrame..<system.highWater, frames)
-        let counted = system.usedFrames
-        if isQuiet, used != counted {
-            fault("INV-AS-1: \(used) frames have references, the allocator says \(counted)")
-        }
-        if isQuiet, system.countFree() + counted != system.totalFrames {
-            fault("INV-AS-1: free and used frames are not all frames")
-        }
+        if isQuiet { compare(used, system) }
         for memory in frames.deviceZones {
             var used = 0
             for chunk in memory.touchedRanges { used += audit(chunk, frames) }
             if isQuiet, used != memory.usedFrames {
                 fault("INV-MG-3: \(used) device frames have references, the device says \(memory.usedFrames)")
             }
+        }
+    }
+
+    private func compare(_ used: Int, _ system: FrameAllocator) {
+        let counted = system.usedFrames
+        if used != counted {
+            fault("INV-AS-1: \(used) frames have references, the allocator says \(counted)")
+        }
+        if system.countFree() + counted != system.totalFrames {
+            fault("INV-AS-1: free and used frames are not all frames")
         }
     }
 
