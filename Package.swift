@@ -42,14 +42,19 @@ let package = Package(
         .target(name: "CBench"),
         // The command.
         .executableTarget(
-            name: "hmm", dependencies: ["HMM", "HMMScenario", "HMMExplorer", "CLinux", "CBench", argumentParser, logging],
+            name: "hmm",
+            dependencies: [
+                "HMM", "HMMScenario", "HMMExplorer", "Museum", "CLinux", "CBench", argumentParser, logging,
+            ],
             swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
-        .testTarget(name: "HMMBenchTests", dependencies: ["hmm", argumentParser], swiftSettings: settings),
+        .testTarget(
+            name: "HMMBenchTests",
+            dependencies: ["hmm", "HMMExplorer", "HMMScenario", "Museum", argumentParser], swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.
         .testTarget(name: "TidyTests", swiftSettings: settings),

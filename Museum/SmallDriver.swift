@@ -4,7 +4,7 @@ import HMMExplorer
 /// The smallest driver that can be right or wrong: one lock, one interval notifier, one table of pages.
 ///
 /// Exhibits bring the operation that is wrong; this keeps what it stores, and drops what is invalidated.
-final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
+final class SmallDriver: IntervalNotifierClient, ObjectNaming, @unchecked Sendable {
     struct Entry {
         var page: PageNumber
         var isWritable: Bool
@@ -50,6 +50,8 @@ final class SmallDriver: IntervalNotifierClient, @unchecked Sendable {
         lock.unlock()
         return true
     }
+
+    func objectName(at address: UInt) -> String? { address == lock.address ? "driver lock" : nil }
 
     /// Caller holds `lock`.
     func storeLocked(_ page: PageNumber, _ frame: FrameNumber, isWritable: Bool, isAtomic: Bool = false) {

@@ -49,6 +49,12 @@ public struct ExplorationOptions: Sendable {
     public var machine = MachineConfiguration.small
     /// Run this schedule only.
     public var replay: Schedule?
+    /// Asked now and then, with the schedules that were run since the last time; false stops the exploration.
+    package var goesOn: (@Sendable (_ schedules: Int) -> Bool)?
+    /// What is explored, with all that it depends on: replay tokens are good for this program only.
+    public var program = ""
+    /// How many schedules may be spent on making a failure small; with 0 it stays as it was found.
+    public var shrinkingSchedules = 2_000
 
     public init() {}
 }
@@ -66,19 +72,6 @@ public struct Exploration: Sendable {
     public var isComplete = false
     public var seconds = 0.0
     public var failure: ExplorationFailure?
-}
-
-/// A schedule that goes wrong.
-public struct ExplorationFailure: Error, Sendable {
-    public var kind: FindingKind
-    public var what: String
-    public var schedule: Schedule
-    /// The number of schedules that were run, this one included.
-    public var schedules: Int
-    public var steps: [Step]
-    public var threads: [String]
-    /// By object number: what people call it, and whether more than one thread touched it.
-    public var objects: [String]
 }
 
 /// Runs `program` under every order of its threads that the options allow, until something is wrong.

@@ -13,6 +13,8 @@ struct HMMCommand: ParsableCommand {
             Start with:  hmm run Examples/scenarios/first-fault.hmm
             """,
         version: "hmm 0.1.0",
-        subcommands: [RunCommand.self, BenchCommand.self, ConformanceCommand.self, FuzzCommand.self]
+        subcommands: [
+            RunCommand.self, ExploreCommand.self, BenchCommand.self, ConformanceCommand.self, FuzzCommand.self,
+        ]
     )
 }

@@ -49,16 +49,17 @@ struct RunCommand: ParsableCommand {
 
     func run() throws {
         let logger = logging.logger()
-        let sources = try readAll(logger)
+        let sources = try ScenarioFiles.read(files, matching: pattern)
         var options = Player.Options()
         options.configuration.profile = kernel.profile
         options.checksInvariants = checksInvariants
         var printer = makePrinter()
         var total = PlaySummary()
         var isGood = true
-        for (file, scenarios) in sources {
-            for scenario in scenarios {
-                let outcome = try play(scenario, of: file, options, &printer, logger)
+        for source in sources {
+            logger.debug("read \(source.file): \(source.scenarios.count) scenarios")
+            for scenario in source.scenarios {
+                let outcome = try play(scenario, of: source.file, options, &printer, logger)
                 total.add(outcome.summary)
                 isGood = isGood && outcome.summary.failedExpectations == 0 && outcome.violations.isEmpty
             }
@@ -73,35 +74,6 @@ struct RunCommand: ParsableCommand {
         case .person: PersonPrinter(isColored: Console.wantsColor, write: Console.write)
         case .json: JSONPrinter(write: Console.write)
         }
-    }
-
-    /// Reads every file before anything is played, so that an error in the last one stops all.
-    private func readAll(_ logger: Logger) throws -> [(file: String, scenarios: [Scenario])] {
-        var sources: [(String, [Scenario])] = []
-        var hasErrors = false
-        for file in files {
-            let name = file == "-" ? "<stdin>" : file
-            do {
-                let scenarios = try Parser.parse(try TextFile.read(file))
-                logger.debug("read \(name): \(scenarios.count) scenarios")
-                sources.append((name, scenarios.filter(isWanted)))
-            } catch let errors as ScenarioErrors {
-                errors.diagnostics.forEach { Console.complain($0.description(file: name)) }
-                hasErrors = true
-            } catch let failure as TextFile.Failure {
-                Console.complain("hmm: \(failure)")
-                throw ExitCode(66)
-            }
-        }
-        if hasErrors { throw ExitCode(64) }
-        if let pattern, sources.allSatisfy({ $0.1.isEmpty }) {
-            throw ValidationError("No scenario's name matches '\(pattern)'.")
-        }
-        return sources
-    }
-
-    private func isWanted(_ scenario: Scenario) -> Bool {
-        pattern.map { Pattern(glob: $0).matches(scenario.name) } ?? true
     }
 
     private func play(

@@ -21,8 +21,12 @@ struct ArchitectureTests {
         "Sources/HMMScenario/Files/": ["HMM", "Glibc"],
         "Sources/HMMExplorer/": ["HMM", "HMMScenario", "Synchronization"],
         "Museum/": ["HMM", "HMMExplorer", "Synchronization"],
-        "Sources/hmm/Bench/": ["HMM", "HMMScenario", "CBench", "ArgumentParser", "Glibc", "Synchronization"],
-        "Sources/hmm/": ["HMM", "HMMScenario", "HMMBench", "ArgumentParser", "Logging", "Glibc", "Synchronization"],
+        "Sources/hmm/Bench/": [
+            "HMM", "HMMScenario", "HMMExplorer", "CBench", "ArgumentParser", "Glibc", "Synchronization",
+        ],
+        "Sources/hmm/": [
+            "HMM", "HMMScenario", "HMMExplorer", "Museum", "ArgumentParser", "Logging", "Glibc", "Synchronization",
+        ],
     ]
 
     private static func folder(of path: String) -> String {

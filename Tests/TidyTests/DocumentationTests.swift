@@ -103,16 +103,21 @@ struct DocumentationTests {
         report(findings)
     }
 
-    @Test("code in the README is code of a test, so that it compiles")
-    func readmeCodeIsTested() throws {
-        let readme = try #require(PackageFiles.file("README.md"))
-        let sources = PackageFiles.all.filter { $0.path.hasPrefix("Tests/HMMTests/Examples/") }
+    @Test("code in a document is code of a test, so that it compiles", arguments: [
+        ("README.md", "Tests/HMMTests/Examples/"),
+        ("Documentation/exploring.md", "Tests/HMMExplorerTests/TutorialTests.swift"),
+    ])
+    func shownCodeIsTested(document: String, place: String) throws {
+        let document = try #require(PackageFiles.file(document))
+        let sources = PackageFiles.all.filter { $0.path.hasPrefix(place) }
             .map { "\n" + $0.lines.joined(separator: "\n") + "\n" }
+        let blocks = Markdown.codeBlocks(of: document, language: "swift")
+        #expect(!blocks.isEmpty)
         var findings: [String] = []
-        for block in Markdown.codeBlocks(of: readme, language: "swift") {
+        for block in blocks {
             let text = "\n" + block.target + "\n"
             if !sources.contains(where: { $0.contains(text) }) {
-                findings.append("\(readme.place(block.line)): this code is not in Tests/HMMTests/Examples")
+                findings.append("\(document.place(block.line)): this code is not in \(place)")
             }
         }
         report(findings)

@@ -15,7 +15,7 @@ public final class AddressSpace: @unchecked Sendable {
     /// Moves on each time the mmap lock is released by a writer; a VMA whose own number equals it is marked. Written
     /// with the mmap lock held for writing, read by faults under the VMA's lock.
     private let lockSequence = Atomic<UInt64>(1)
-    private let cpuLock = SpinLock(.leaf)
+    let cpuLock = SpinLock(.leaf)
     /// The windows of the CPUs that run in this address space; not the CPUs, which keep it alive. Guarded by `cpuLock`.
     private var windows: [CPUWindow] = []
     private let cpuCount = Atomic<Int>(0)
@@ -49,7 +49,7 @@ public final class AddressSpace: @unchecked Sendable {
     }
 
     var lockSequenceNow: UInt64 { lockSequence.load(ordering: .acquiring) }
-    private var lockSequenceKey: UInt { withUnsafePointer(to: lockSequence) { UInt(bitPattern: $0) } }
+    var lockSequenceKey: UInt { withUnsafePointer(to: lockSequence) { UInt(bitPattern: $0) } }
     /// The sequence as a fault sees it that holds a VMA's lock only.
     private func lockSequenceOfFault() -> UInt64 {
         schedulingPoint(.load, on: lockSequenceKey)
@@ -112,6 +112,9 @@ public final class AddressSpace: @unchecked Sendable {
         }
         return cpu
     }
+
+    /// Whether `address` names the TLB of one of the CPUs at scheduling points. Asked while all threads stand still.
+    func isFlushKey(_ address: UInt) -> Bool { windows.contains { $0.flushKey == address } }
 
     /// The CPU leaves; its cached translations are gone.
     public func removeCPU(_ cpu: CPU) {

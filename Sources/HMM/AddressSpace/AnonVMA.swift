@@ -31,6 +31,8 @@ final class AnonVMA: @unchecked Sendable {
 
     var root: AnonVMA { rootIfChild ?? self }
 
+    var lockAddress: UInt { ownLock.address }
+
     func lockRead() { root.ownLock.lockRead() }
     func unlockRead() { root.ownLock.unlockRead() }
     func lockWrite() { root.ownLock.lockWrite() }
@@ -85,7 +87,8 @@ final class AnonVMATable: @unchecked Sendable {
     }
 
     /// What the place of one object in the table is called at scheduling points: no address, there is none that stays.
-    private static func key(_ id: UInt32) -> UInt { 0xA << 60 | UInt(id) }
+    private static func key(_ id: UInt32) -> UInt { keyTag << 60 | UInt(id) }
+    static let keyTag: UInt = 0xA
 }
 
 extension VMA {

@@ -103,7 +103,7 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
         return lock.withLock { privateFaultHandlers[UInt16(frames.zone(of: frame))] }
     }
 
-    private var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+    var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }
 
 /// What a driver of device-private memory does when a CPU touches a page that is there.

@@ -7,7 +7,7 @@ import Synchronization
 final class VMASet: @unchecked Sendable {
     private let lock = SpinLock(.pool)
     private var sorted: ContiguousArray<VMA> = []
-    private var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+    var address: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 
     var all: ContiguousArray<VMA> { lock.withLock { sorted } }
     var isEmpty: Bool { lock.withLock { sorted.isEmpty } }

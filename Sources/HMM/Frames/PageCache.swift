@@ -33,6 +33,12 @@ final class PageCache: @unchecked Sendable {
         return decode(slots[index].load(ordering: .acquiring))
     }
 
+    /// The index of the slot that scheduling points name by `address`.
+    func slot(at address: UInt) -> Int? {
+        let offset = address &- UInt(bitPattern: slots)
+        return offset < UInt(pageCount * 8) ? Int(offset >> 3) : nil
+    }
+
     /// The frame in the slot, with a reference.
     func get(_ index: Int) -> FrameNumber? {
         while case .frame(let frame) = content(index) {

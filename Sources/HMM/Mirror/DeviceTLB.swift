@@ -129,7 +129,7 @@ public final class DeviceTLB: DeviceTranslationCache, @unchecked Sendable {
         if sleepers.load(ordering: .sequentiallyConsistent) != 0 { WaitQueue.wakeAll(waitKey) }
     }
 
-    private var waitKey: UInt { UInt(bitPattern: flights) }
+    var waitKey: UInt { UInt(bitPattern: flights) }
 
     private func waitUntil(_ isDone: () -> Bool) {
         _ = sleepers.add(1, ordering: .sequentiallyConsistent)

@@ -35,6 +35,9 @@ public final class FlatMirror: MirrorTable, @unchecked Sendable {
         self.mayAllocate = mayAllocate
     }
 
+    /// Whether `address` names a lock of the mirror.
+    func holds(_ address: UInt) -> Bool { address == lock.address || address == gate.waitKey }
+
     /// The place of the first entry at or behind a page.
     private func place(of page: PageNumber) -> Int {
         var low = 0

@@ -41,5 +41,5 @@ final class MirrorGate: Sendable {
     /// Whether a call is inside.
     var isOccupied: Bool { state.load(ordering: .relaxed) != 0 }
 
-    private var waitKey: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+    var waitKey: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }

@@ -75,5 +75,5 @@ public final class OwnMigrationTracker: @unchecked Sendable {
         WaitQueue.wait(on: key) { ended.load(ordering: .acquiring) == generation }
     }
 
-    private var key: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
+    var key: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) }
 }

@@ -54,7 +54,7 @@ public struct FairMutex: ~Copyable, Sendable {
 
     /// The name of the lock in queues and traces.
     @inline(__always)
-    package var address: UInt { withUnsafePointer(to: state) { UInt(bitPattern: $0) } }
+    public var address: UInt { withUnsafePointer(to: state) { UInt(bitPattern: $0) } }
 
     @inline(__always)
     private func takeFast() -> Bool {

@@ -59,9 +59,11 @@ public struct LockOrderViolation: Error, Hashable, Sendable, CustomStringConvert
     public let held: LockClass
     public let heldObject: UInt
 
-    public var description: String {
-        func place(_ lockClass: LockClass, _ object: UInt) -> String { "\(lockClass) (0x\(String(object, radix: 16)))" }
-        return switch kind {
+    public var description: String { description { "\($0) (0x\(String($1, radix: 16)))" } }
+
+    /// The same, with locks called as `place` says: addresses differ from run to run.
+    package func description(_ place: (LockClass, UInt) -> String) -> String {
+        switch kind {
         case .order: "waits for \(place(lockClass, object)) while holding \(place(held, heldObject))"
         case .recursion: "waits for \(place(lockClass, object)) which it holds"
         case .notHeld: "releases \(place(lockClass, object)) which it does not hold"

@@ -107,7 +107,7 @@ public struct RWLock: ~Copyable, Sendable {
 
     /// The name of the lock in queues and traces.
     @inline(__always)
-    package var address: UInt { withUnsafePointer(to: state) { UInt(bitPattern: $0) } }
+    public var address: UInt { withUnsafePointer(to: state) { UInt(bitPattern: $0) } }
 
     @inline(__always)
     private func takeRead() -> Bool {

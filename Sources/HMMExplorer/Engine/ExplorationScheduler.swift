@@ -196,7 +196,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     package override func random() -> UInt64 { SplitMix.next(&progress.pointee.random) }
 
     package override func lockOrderViolation(_ violation: LockOrderViolation) {
-        find(ScheduleFinding(kind: .lockOrder, what: "\(violation)", thread: progress.pointee.current))
+        let what = violation.description { lockClass, address in namer?(address) ?? "a lock of class \(lockClass)" }
+        find(ScheduleFinding(kind: .lockOrder, what: what, thread: progress.pointee.current))
     }
 
     // MARK: What a program calls

@@ -4,8 +4,8 @@ import HMM
 final class Explorer {
     let options: ExplorationOptions
     private let strategy: Strategy
-    private let scheduler: ExplorationScheduler
-    private let stage: Stage
+    let scheduler: ExplorationScheduler
+    let stage: Stage
 
     init(_ options: ExplorationOptions) {
         self.options = options
@@ -18,8 +18,12 @@ final class Explorer {
         var result = Exploration(strategy: options.strategy)
         let start = SyncClock.now()
         let deadline = options.seconds.isFinite ? start + UInt64(options.seconds * 1e9) : .max
+        var found: ScheduleFinding?
         while result.schedules + result.cutSchedules < options.schedules {
-            if result.schedules & 63 == 0, SyncClock.now() >= deadline { break }
+            if result.schedules & 63 == 0 {
+                if SyncClock.now() >= deadline { break }
+                if let goesOn = options.goesOn, !goesOn(min(result.schedules, 64)) { break }
+            }
             guard strategy.begin() else {
                 result.isComplete = options.replay == nil
                 break
@@ -29,21 +33,23 @@ final class Explorer {
             result.longestSchedule = max(result.longestSchedule, scheduler.stepCount)
             result.cutSchedules = strategy.cutSchedules
             result.schedules += 1
-            if let finding {
-                result.failure = failure(finding, after: result.schedules)
-                break
-            }
+            found = finding
+            if found != nil { break }
         }
         result.schedules -= result.cutSchedules
         result.seconds = Double(SyncClock.now() - start) / 1e9
+        if let found {
+            result.failure = shownFailure(found, schedules: result.schedules, program)
+            scheduler.strategy = strategy
+        }
         return result
     }
 
     /// One schedule. Answers what was wrong with it.
-    private func runOnce(_ program: @escaping (Scene) throws -> Void) -> ScheduleFinding? {
+    func runOnce(_ program: @escaping (Scene) throws -> Void, stepLimit: Int? = nil) -> ScheduleFinding? {
         scheduler.observer = { [unowned stage] in stage.fault() }
         let scene = Scene(scheduler: scheduler, stage: stage)
-        let ending = scheduler.run(stepLimit: options.stepLimit) {
+        let ending = scheduler.run(stepLimit: stepLimit ?? options.stepLimit) {
             do { try program(scene) } catch { scene.fail("the program threw: \(error)") }
         }
         scheduler.observer = nil
@@ -51,13 +57,5 @@ final class Explorer {
             return ScheduleFinding(kind: .leftover, what: "left over: \(left)")
         }
         return scheduler.finding
-    }
-
-    private func failure(_ finding: ScheduleFinding, after schedules: Int) -> ExplorationFailure {
-        ExplorationFailure(
-            kind: finding.kind, what: finding.what, schedule: scheduler.schedule, schedules: schedules,
-            steps: (0..<min(scheduler.stepCount, options.stepLimit)).map { scheduler.steps[$0] },
-            threads: scheduler.names,
-            objects: (0..<scheduler.objects.pointee.count).map { scheduler.describe(Int32($0)) })
     }
 }

@@ -6,7 +6,7 @@ import HMM
 public final class Scene: @unchecked Sendable {
     // Used by the virtual threads of one scheduler only, which run one at a time.
     let scheduler: ExplorationScheduler
-    private let stage: Stage
+    let stage: Stage
     private var threads: [(name: String, body: () -> Void)] = []
 
     init(scheduler: ExplorationScheduler, stage: Stage) {
@@ -75,6 +75,8 @@ public final class Scene: @unchecked Sendable {
 /// What is made once and used by all schedules of a thread of the system.
 final class Stage {
     let seed: UInt64
+    /// What the program says about its steps and objects, for people.
+    let captions = Captions()
     private let configuration: MachineConfiguration
     private var made: Machine?
 

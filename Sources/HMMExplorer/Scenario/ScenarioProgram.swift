@@ -23,6 +23,10 @@ package final class ScenarioProgram {
 
     /// One schedule.
     package func run(_ scene: Scene) throws {
+        scene.setMarks(captions)
+        for region in scenario.regions {
+            scene.name(region.start..<region.start.advanced(by: region.pageCount), region.name)
+        }
         var options = Player.Options()
         options.configuration.profile = profile
         options.machine = scene.machine
@@ -33,6 +37,16 @@ package final class ScenarioProgram {
         scene.always(.staleMirror) { [unowned player] in player.staleMirror }
         let outcome = player.play()
         check(outcome, watch, scene)
+    }
+
+    /// What marks mean: by line, the text of the statement.
+    private var captions: [String] {
+        var captions: [String] = []
+        for statement in statements {
+            while captions.count < statement.line { captions.append("") }
+            captions.append(scenario.text(of: statement))
+        }
+        return captions
     }
 
     private func check(_ outcome: ScenarioOutcome, _ watch: RaceWatch, _ scene: Scene) {

@@ -5,26 +5,29 @@ package struct Shrinker {
     private var best: Scenario
     private let fails: (Scenario) -> Bool
     private var attempts = 0
-    /// Enough for scenarios of the generator; whoever has larger ones gets what was reached.
-    private static let attemptLimit = 4000
+    private let attemptLimit: Int
 
-    /// The smallest scenario found for which `fails` is true, as it is for `scenario`, which has no races.
-    package static func shrink(_ scenario: Scenario, while fails: (Scenario) -> Bool) -> Scenario {
+    /// The smallest scenario found for which `fails` is true, as it is for `scenario`. The default of `attempts` is
+    /// enough for scenarios of the generator; whoever has larger ones gets what was reached.
+    package static func shrink(
+        _ scenario: Scenario, attempts: Int = 4000, while fails: (Scenario) -> Bool
+    ) -> Scenario {
         withoutActuallyEscaping(fails) { fails in
-            var shrinker = Shrinker(best: scenario, fails: fails)
+            var shrinker = Shrinker(best: scenario, attemptLimit: attempts, fails: fails)
             shrinker.run()
             return shrinker.best
         }
     }
 
-    private init(best: Scenario, fails: @escaping (Scenario) -> Bool) {
+    private init(best: Scenario, attemptLimit: Int, fails: @escaping (Scenario) -> Bool) {
         self.best = best
+        self.attemptLimit = attemptLimit
         self.fails = fails
     }
 
     private mutating func run() {
         var size = -1
-        while size != best.text.utf8.count, attempts < Self.attemptLimit {
+        while size != best.text.utf8.count, attempts < attemptLimit {
             size = best.text.utf8.count
             dropProcesses()
             dropRegions()
@@ -37,7 +40,7 @@ package struct Shrinker {
     /// Tries a scenario made of these statements. Names that are used before they are made cannot be read again, so
     /// such a try fails by itself.
     private mutating func attempt(_ scenario: Scenario) -> Bool {
-        guard attempts < Self.attemptLimit, let parsed = try? Parser.parse(scenario.text), parsed.count == 1 else {
+        guard attempts < attemptLimit, let parsed = try? Parser.parse(scenario.text), parsed.count == 1 else {
             return false
         }
         attempts += 1
@@ -46,25 +49,23 @@ package struct Shrinker {
         return true
     }
 
-    private mutating func attempt(_ statements: [Statement]) -> Bool {
-        guard !statements.isEmpty else { return false }
-        var scenario = best
-        scenario.steps = statements.map { .statement($0) }
-        return attempt(scenario)
+    /// Tries the scenario with some statements left out: those for which `stays` is false, by their place in the text.
+    private mutating func attempt(keeping stays: (Int, Statement) -> Bool) -> Bool {
+        attempt(best.mapStatements { stays($0, $1) ? $1 : nil })
     }
 
     private mutating func dropProcesses() {
         for index in best.processes.indices.reversed() where index > 0 {
             guard index < best.processes.count else { continue }
             let id = ProcessID(index: index)
-            _ = attempt(best.statements.filter { $0.process != id && !$0.operands.contains(.process(id)) })
+            _ = attempt(keeping: { $1.process != id && !$1.operands.contains(.process(id)) })
         }
     }
 
     private mutating func dropRegions() {
         for index in best.regions.indices.reversed() where index < best.regions.count {
             let id = RegionID(index: index)
-            _ = attempt(best.statements.filter { statement in !statement.operands.contains { $0.region == id } })
+            _ = attempt(keeping: { !$1.operands.contains { $0.region == id } })
         }
     }
 
@@ -73,11 +74,9 @@ package struct Shrinker {
         while length > 0 {
             var end = best.statements.count
             while end > 0 {
-                var statements = best.statements
-                let start = max(0, end - length)
-                statements.removeSubrange(start..<end)
-                _ = attempt(statements)
-                end = min(start, best.statements.count)
+                let dropped = max(0, end - length)..<end
+                _ = attempt(keeping: { place, _ in !dropped.contains(place) })
+                end = min(dropped.lowerBound, best.statements.count)
             }
             length /= 2
         }
@@ -105,9 +104,13 @@ package struct Shrinker {
                 pages.lowerBound..<pages.lowerBound + 1, pages.upperBound - 1..<pages.upperBound,
                 pages.lowerBound..<middle, middle..<pages.upperBound,
             ] {
-                var statements = best.statements
-                statements[index].operands[0] = .range(RegionRange(region: range.region, part: .pages(part)))
-                if attempt(statements) { break }
+                let narrow = best.mapStatements { place, statement in
+                    guard place == index else { return statement }
+                    var statement = statement
+                    statement.operands[0] = .range(RegionRange(region: range.region, part: .pages(part)))
+                    return statement
+                }
+                if attempt(narrow) { break }
             }
         }
     }
@@ -124,10 +127,32 @@ extension Operand {
 }
 
 extension Scenario {
+    /// The scenario with each statement replaced, or left out for nil. `transform` gets its place in the text. A group
+    /// without statements goes, and what is left of a race with one group runs alone.
+    fileprivate func mapStatements(_ transform: (Int, Statement) -> Statement?) -> Scenario {
+        var scenario = self
+        var place = 0
+        func next(_ statement: Statement) -> Statement? {
+            defer { place += 1 }
+            return transform(place, statement)
+        }
+        scenario.steps = steps.flatMap { step -> [Step] in
+            switch step {
+            case .statement(let statement): return next(statement).map { [.statement($0)] } ?? []
+            case .race(var race):
+                for index in race.groups.indices {
+                    race.groups[index].statements = race.groups[index].statements.compactMap(next)
+                }
+                race.groups.removeAll { $0.statements.isEmpty }
+                return race.groups.count > 1 ? [.race(race)] : race.statements.map { .statement($0) }
+            }
+        }
+        return scenario
+    }
+
     /// The scenario with a smaller region: ranges are cut, and statements that have nothing left go.
     fileprivate func withRegion(_ id: RegionID, pageCount: Int) -> Scenario {
-        var scenario = self
-        scenario.steps = statements.compactMap { statement in
+        mapStatements { _, statement in
             var statement = statement
             if statement.operands.first == .newRegion(id) { statement.operands[1] = .pages(pageCount) }
             if case .range(let range)? = statement.operands.first, range.region == id, range.part != .whole {
@@ -135,8 +160,7 @@ extension Scenario {
                 guard !pages.isEmpty else { return nil }
                 statement.operands[0] = .range(RegionRange(region: id, part: .pages(pages)))
             }
-            return .statement(statement)
+            return statement
         }
-        return scenario
     }
 }

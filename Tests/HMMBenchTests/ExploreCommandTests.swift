@@ -1,0 +1,184 @@
+import Foundation
+import HMMExplorer
+import HMMScenario
+import Museum
+import Testing
+
+@testable import hmm
+
+@Suite("hmm explore")
+struct ExploreCommandTests {
+    @Test("Strategies as they are written on a command line", arguments: [
+        ("exhaustive", ExplorationStrategy.exhaustive), ("random", .random), ("bounded:0", .bounded(0)),
+        ("bounded:12", .bounded(12)), ("pct:3", .pct(3)),
+    ])
+    func strategies(_ text: String, _ strategy: ExplorationStrategy) throws {
+        #expect(ExplorationStrategy(argument: text) == strategy)
+        #expect(try ExploreCommand.parse(["--museum", "--strategy", text]).strategy == strategy)
+    }
+
+    @Test("Strategies that are none", arguments: ["", "pct", "pct:", "pct:0", "bounded:-1", "bounded", "random:1", "dfs"])
+    func wrongStrategies(_ text: String) { #expect(ExplorationStrategy(argument: text) == nil) }
+
+    @Test("What does not go together is refused", arguments: [
+        [], ["--museum", "file.hmm"], ["--mended", "file.hmm"], ["--jobs", "0", "--museum"],
+        ["--schedules", "0", "--museum"], ["--seconds", "0", "--museum"], ["--output", "x", "--museum"],
+    ])
+    func refusals(_ arguments: [String]) {
+        #expect(throws: (any Error).self) { try ExploreCommand.parse(arguments) }
+    }
+
+    /// Wrong in some orders only: the second thread may read what the first has not written yet.
+    private static let wrong = """
+        == early-read
+        map a 4 rw
+        map b 1 rw
+        cpu write b 9
+        race
+        thread writer
+          cpu write a[1] 1
+        thread reader
+          cpu read b
+          cpu read a[1]
+            expect 1
+        end
+
+        """
+
+    private func failure(of text: String) throws -> (subject: ExplorationSubject, failure: ExplorationFailure) {
+        var options = ExplorationOptions()
+        options.machine = .small
+        let scenario = try #require(try Parser.parse(text).first)
+        let subject = ExplorationSubject(scenario, of: "early-read.hmm", options, "6.12")
+        return (subject, try #require(subject.explore(subject.options).failure))
+    }
+
+    @Test("A scenario that fails is shrunk to the statements that it takes")
+    func shrinksStatements() throws {
+        let (subject, failure) = try failure(of: Self.wrong)
+        #expect(failure.kind == .expectation)
+        let small = try #require(subject.shrunk(failure))
+        #expect(
+            small.scenario.text == """
+                == early-read
+                map a 1 rw
+                race
+                thread writer
+                  cpu write a 1
+                thread reader
+                  cpu read a
+                  expect 1
+                end
+
+                """)
+        #expect(small.failure.kind == .expectation)
+        #expect("\(small.failure)".contains("cpu write a 1"))
+    }
+
+    @Test("The page of a failure is whole, and quotes what is not markup")
+    func page() throws {
+        let (_, failure) = try failure(of: Self.wrong)
+        let html = FailurePage.html(
+            title: "a <b> & \"c\"", [.init(title: "early-read", lead: "1 < 2", failure: failure)])
+        #expect(html.hasPrefix("<!DOCTYPE html>\n"))
+        #expect(html.contains("<title>a &lt;b&gt; &amp; &quot;c&quot;</title>"))
+        #expect(html.contains("1 &lt; 2"))
+        #expect(html.contains("cpu write a[1] 1"))
+        #expect(html.contains("\(failure.token)"))
+        #expect(!html.contains("<script") && !html.contains("http"))
+        for tag in ["html", "head", "body", "table", "tbody", "thead", "section", "tr", "td", "th", "p"] {
+            let opened = html.ranges(of: "<\(tag)>").count + html.ranges(of: "<\(tag) ").count
+            #expect(opened > 0 && opened == html.ranges(of: "</\(tag)>").count, "\(tag)")
+        }
+    }
+
+    /// The executable lies beside the tests in the build folder, or beside the bundle that holds them.
+    private static let command: URL? = CommandLine.arguments.map { URL(fileURLWithPath: $0) }
+        .flatMap { [$0.deletingLastPathComponent(), $0.deletingLastPathComponent().deletingLastPathComponent()] }
+        .map { $0.appendingPathComponent("hmm") }
+        .first { FileManager.default.isExecutableFile(atPath: $0.path) }
+
+    private func hmm(_ arguments: [String]) throws -> (output: String, status: Int32) {
+        let process = Process()
+        process.executableURL = Self.command
+        process.arguments = ["explore"] + arguments
+        let output = Pipe()
+        process.standardInput = FileHandle.nullDevice
+        process.standardOutput = output
+        process.standardError = FileHandle.nullDevice
+        try process.run()
+        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        process.waitUntilExit()
+        return (text, process.terminationStatus)
+    }
+
+    private func withFile<R>(_ text: String, _ body: (String) throws -> R) throws -> R {
+        let file = FileManager.default.temporaryDirectory.appending(path: "explore-\(UUID().uuidString).hmm")
+        try text.write(to: file, atomically: true, encoding: .utf8)
+        defer { try? FileManager.default.removeItem(at: file) }
+        return try body(file.path)
+    }
+
+    private struct Row: Decodable {
+        struct Failure: Decodable {
+            var kind: String
+            var token: String
+            var text: String
+        }
+        var scenario: String
+        var schedules: Int
+        var complete: Bool
+        var failure: Failure?
+    }
+
+    @Test("A token reproduces a failure in another process, 100 times of 100", .enabled(if: command != nil))
+    func reproducesInAnotherProcess() throws {
+        try withFile(Self.wrong) { file in
+            let found = try hmm(["--json", file])
+            #expect(found.status == 1)
+            let rows = try JSONDecoder().decode([Row].self, from: Data(found.output.utf8))
+            let failure = try #require(rows.first?.failure)
+            for _ in 0..<100 {
+                let again = try hmm(["--json", "--replay", failure.token, file])
+                #expect(again.status == 1)
+                let replayed = try JSONDecoder().decode([Row].self, from: Data(again.output.utf8))
+                #expect(replayed.first?.failure?.kind == failure.kind)
+                #expect(replayed.first?.failure?.token == failure.token)
+                #expect(replayed.first?.schedules == 1)
+            }
+            // Another text is another program.
+            #expect(try hmm(["--kernel", "next", "--replay", failure.token, file]).status == 64)
+            #expect(try hmm(["--replay", "x1-AAAA", file]).status == 64)
+        }
+    }
+
+    @Test("A scenario that holds is covered, and status 0", .enabled(if: command != nil))
+    func goodScenario() throws {
+        try withFile("== good\nmap a 1 rw\nrace\nthread x\ncpu write a 1\nthread y\ndev0 read a\nend\n") { file in
+            let answer = try hmm(["--json", file])
+            #expect(answer.status == 0)
+            let rows = try JSONDecoder().decode([Row].self, from: Data(answer.output.utf8))
+            #expect(rows.count == 1 && rows[0].complete && rows[0].failure == nil && rows[0].schedules > 10)
+            let table = try hmm([file]).output.split(separator: "\n")
+            #expect(table.count == 2 && table[0].hasPrefix("scenario") && table[1].hasSuffix("  ok"))
+        }
+    }
+
+    @Test("An error in a file is status 64, a missing file 66", .enabled(if: command != nil))
+    func badInput() throws {
+        #expect(try withFile("== a\nfoo\n") { try hmm([$0]).status } == 64)
+        #expect(try hmm(["no-such-file.hmm"]).status == 66)
+    }
+
+    @Test("The museum is a JSON array with the promised members", .enabled(if: command != nil))
+    func museumAsJSON() throws {
+        let name = try #require(Museum.exhibits.first).name
+        let answer = try hmm(["--museum", "--json", "--scenario", name])
+        #expect(answer.status == 0)
+        let rows = try #require(try JSONSerialization.jsonObject(with: Data(answer.output.utf8)) as? [[String: Any]])
+        #expect(rows.count == 1)
+        #expect(
+            rows.first?.keys.sorted() == ["exhibit", "found", "kind", "schedules", "seconds", "source", "strategy"])
+        #expect(rows.first?["exhibit"] as? String == name && rows.first?["found"] as? Bool == true)
+    }
+}
