@@ -54,7 +54,8 @@ let package = Package(
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
         .testTarget(
             name: "HMMBenchTests",
-            dependencies: ["hmm", "HMMExplorer", "HMMScenario", "Museum", argumentParser], swiftSettings: settings),
+            dependencies: ["hmm", "HMM", "HMMExplorer", "HMMScenario", "Museum", argumentParser],
+            swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.
         .testTarget(name: "TidyTests", swiftSettings: settings),

@@ -1,4 +1,6 @@
+import ArgumentParser
 import Foundation
+import HMM
 import HMMExplorer
 import HMMScenario
 import Museum
@@ -17,7 +19,9 @@ struct ExploreCommandTests {
         #expect(try ExploreCommand.parse(["--museum", "--strategy", text]).strategy == strategy)
     }
 
-    @Test("Strategies that are none", arguments: ["", "pct", "pct:", "pct:0", "bounded:-1", "bounded", "random:1", "dfs"])
+    @Test("Strategies that are none", arguments: [
+        "", "pct", "pct:", "pct:0", "bounded:-1", "bounded", "random:1", "dfs",
+    ])
     func wrongStrategies(_ text: String) { #expect(ExplorationStrategy(argument: text) == nil) }
 
     @Test("What does not go together is refused", arguments: [
@@ -61,18 +65,18 @@ struct ExploreCommandTests {
         #expect(
             small.scenario.text == """
                 == early-read
-                map a 1 rw
+                map a 2 rw
                 race
                 thread writer
-                  cpu write a 1
+                  cpu write a[1..<2] 1
                 thread reader
-                  cpu read a
+                  cpu read a[1..<2]
                   expect 1
                 end
 
                 """)
         #expect(small.failure.kind == .expectation)
-        #expect("\(small.failure)".contains("cpu write a 1"))
+        #expect("\(small.failure)".contains("cpu write a[1..<2] 1"))
     }
 
     @Test("The page of a failure is whole, and quotes what is not markup")

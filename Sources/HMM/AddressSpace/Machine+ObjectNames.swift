@@ -9,9 +9,9 @@ extension Machine {
         if let own = frames.objectName(at: address) { return own }
         let spaces = addressSpaces
         for (index, space) in spaces.enumerated() {
-            // The first processes have the lowest numbers, as in a scenario.
-            if let own = space.objectName(at: address, page: name) { return "\(own) of space \(index + 1)" }
-            if let own = space.mappingName(at: address, page: name) { return own }
+            if let own = space.objectName(at: address) { return "\(own) of space \(index + 1)" }
+            guard let own = space.pageObjectName(at: address, page: name) else { continue }
+            return spaces.count == 1 ? own : "\(own), space \(index + 1)"
         }
         for file in files.all {
             if let own = file.objectName(at: address) { return own }
@@ -24,19 +24,18 @@ extension Machine {
 
 extension AddressSpace {
     /// An object of which there is one in each address space.
-    fileprivate func objectName(at address: UInt, page name: (PageNumber) -> String) -> String? {
+    fileprivate func objectName(at address: UInt) -> String? {
         switch address {
         case mmapLock.address: return "mmap lock"
         case cpuLock.address: return "list of CPUs"
         case lockSequenceKey: return "marks of mappings"
         case vmas.address: return "set of mappings"
-        default: break
+        default: return notifiers.objectName(at: address)
         }
-        return notifiers.objectName(at: address) ?? tables.objectName(at: address) { "page \(name($0))" }
     }
 
-    /// An object of a mapping or a CPU.
-    fileprivate func mappingName(at address: UInt, page name: (PageNumber) -> String) -> String? {
+    /// An object of a page table, a mapping or a CPU.
+    fileprivate func pageObjectName(at address: UInt, page name: (PageNumber) -> String) -> String? {
         for vma in vmas.all {
             let pages = "the mapping from \(name(vma.pages.lowerBound))"
             switch address {
@@ -49,7 +48,8 @@ extension AddressSpace {
                 return "lock of anonymous reverse map \(object.root.id)"
             }
         }
-        return isFlushKey(address) ? "TLB of a CPU" : nil
+        if isFlushKey(address) { return "TLB of a CPU" }
+        return tables.objectName(at: address) { "page \(name($0))" }
     }
 }
 

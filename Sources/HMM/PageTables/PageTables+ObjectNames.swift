@@ -12,7 +12,7 @@ extension PageTables {
         let entries = pool.entries(table)
         let kind = ["PTE", "PMD", "PUD", "PGD"][level.rawValue]
         if address == UInt(bitPattern: pool.metadata(table)) {
-            return "\(kind) table lock of \(name(start)) and on"
+            return "\(kind) table lock from \(name(start)) on"
         }
         let offset = address &- UInt(bitPattern: entries)
         if offset < UInt(Geometry.pageSizeBytes) {

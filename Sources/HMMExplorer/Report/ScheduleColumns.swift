@@ -24,13 +24,14 @@ struct ScheduleColumns {
     private(set) var titles: [String] = []
     private(set) var rows: [Row] = []
 
+    private let steps: [Step]
     /// Enough to understand; a schedule of more steps that matter is shown from both ends.
     private static let manySteps = 40
     private static let rowsAtStart = 40
     private static let rowsAtEnd = 60
 
     init(_ failure: ExplorationFailure) {
-        let steps = failure.steps
+        steps = failure.steps
         var columns: [Int: Int] = [:]
         for thread in failure.threads.indices where steps.contains(where: { Int($0.thread) == thread }) {
             columns[thread] = titles.count
@@ -52,13 +53,25 @@ struct ScheduleColumns {
             // That a thread starts says nothing that its first step does not.
             if step.kind == .start { continue }
             if matters[index] {
-                rows.append(Row(column: column, content: .step(text)))
+                if isWholeSection(index, matters) {
+                    rows[rows.count - 1].content = .step("takes and \(text)")
+                } else {
+                    rows.append(Row(column: column, content: .step(text)))
+                }
             } else {
                 fold(column)
             }
         }
         cutMiddle()
         rows.append(Row(column: columns[failure.finder], content: .finding(isAtEnd: failure.isAtEnd)))
+    }
+
+    /// Whether step `index` gives back the lock that the step before has taken: one row says both.
+    private func isWholeSection(_ index: Int, _ matters: [Bool]) -> Bool {
+        guard index > 0, matters[index - 1], case .step? = rows.last?.content else { return false }
+        let (taking, giving) = (steps[index - 1], steps[index])
+        return taking.thread == giving.thread && taking.object == giving.object && taking.mark == giving.mark
+            && taking.kind == .acquire && giving.kind == .release
     }
 
     private mutating func fold(_ column: Int) {
