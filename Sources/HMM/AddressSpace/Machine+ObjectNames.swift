@@ -10,6 +10,7 @@ extension Machine {
         let spaces = addressSpaces
         for (index, space) in spaces.enumerated() {
             if let own = space.objectName(at: address) { return "\(own) of space \(index + 1)" }
+            if let own = space.notifiers.clientObjectName(at: address) { return own }
             guard let own = space.pageObjectName(at: address, page: name) else { continue }
             return spaces.count == 1 ? own : "\(own), space \(index + 1)"
         }

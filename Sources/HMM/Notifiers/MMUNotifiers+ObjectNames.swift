@@ -1,14 +1,19 @@
+// What the objects at an address are called, for people. Asked while all threads stand still.
+
 extension MMUNotifiers {
-    /// What the object at `address` is, for people; nil if neither the notifiers nor their clients know it. Asked while
-    /// all threads stand still.
+    /// An object of the notifiers themselves.
     func objectName(at address: UInt) -> String? {
         switch address {
-        case lock.address: return "lock of the notifiers"
-        case sequenceKey: return "sequence of the notifiers"
-        case unobservedKey: return "invalidations before the first notifier"
-        case epochKey: return "running invalidations of the notifiers"
-        default: break
+        case lock.address: "lock of the notifiers"
+        case sequenceKey: "sequence of the notifiers"
+        case unobservedKey: "invalidations before the first notifier"
+        case epochKey: "running invalidations of the notifiers"
+        default: nil
         }
+    }
+
+    /// A notifier, or what one of the clients calls its own.
+    func clientObjectName(at address: UInt) -> String? {
         let everything = PageNumber(0)..<PageNumber(UInt64.max)
         var next = tree.first(overlapping: everything)
         while let (key, interval) = next {
