@@ -10,5 +10,7 @@ extension Museum {
         // nouveau, UVM
         .failedCopyPublished, .tablesFreedUnderFaultWorker, .sharedMappingRetried, .exclusiveReentersDriver,
         .evictsItsOwnPass,
+        // handlers of userfaultfd
+        .moveMissesSwapCache, .staleSourceAfterRemove, .waitsForNoEvent, .negativeProgress,
     ]
 }

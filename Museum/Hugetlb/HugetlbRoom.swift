@@ -1,4 +1,4 @@
 extension Museum {
     /// High-granularity mappings of hugetlb.
-    static let hugetlb: [Exhibit] = []
+    static let hugetlb: [Exhibit] = [.pagesAddedToBytes, .countAtTable, .referenceForEachPiece]
 }

@@ -1,6 +1,7 @@
 extension Museum {
     /// Patches and proposals as they were mailed.
     static let mails: [Exhibit] = [
+        .frameOfStartForWholeLeaf,
         .deadlineMakesContentionAnError,
         .exclusiveWithoutNotifier,
         .splitWithoutReference,

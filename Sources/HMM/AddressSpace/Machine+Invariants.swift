@@ -45,6 +45,9 @@ private struct TableAudit {
     var index = 0
     var pages = PageNumber(0)..<PageNumber(0)
     var isWritable = false
+    var isHugetlb = false
+    /// The index of the VMA's first page, by which reverse maps find it.
+    var firstIndex: UInt64 = 0
 
     init(_ space: AddressSpace, _ books: MachineBooks) {
         self.books = books
@@ -67,6 +70,8 @@ private struct TableAudit {
     private mutating func look(at vma: VMA) {
         pages = vma.pages
         isWritable = vma.isWritable
+        isHugetlb = vma.isHugetlb
+        firstIndex = vma.index(of: pages.lowerBound)
     }
 
     /// Moves on to the VMA that contains the page. False: there is none.
@@ -126,8 +131,18 @@ private struct TableAudit {
         if entry.isWritable, frames.mapping(ofHead: head).isAnonymous, !frames.isAnonExclusive(frame) {
             books.fault("INV-AS-2: \(page) is writable and its page is not exclusive")
         }
+        auditReverseMap(head, frame, page)
         if level == .pmd, head != frame { books.fault("a huge leaf at \(page) names the middle of a folio") }
         books.enter(frame, head: head, isHuge: level > .pte)
+    }
+
+    /// Whoever has the folio looks for its mappings where its index says: an entry elsewhere is never found.
+    private func auditReverseMap(_ head: FrameNumber, _ frame: FrameNumber, _ page: PageNumber) {
+        guard !isHugetlb, frames.mapping(ofHead: head).isAnonymous else { return }
+        let expected = firstIndex + UInt64(pages.lowerBound.distance(to: page))
+        if frames.index(ofHead: head) + UInt64(frame - head) != expected {
+            books.fault("INV-AS-16: the reverse map of \(frame) misses \(page)")
+        }
     }
 
     private func audit(_ leaf: SoftLeaf, _ level: PageLevel, _ page: PageNumber) {
@@ -139,10 +154,13 @@ private struct TableAudit {
             if !frames.isDevicePrivate(leaf.frame) {
                 books.fault("INV-AS-3: a private entry at \(page) names other memory")
             }
-            books.enter(leaf.frame, head: frames.head(of: leaf.frame), isHuge: level > .pte)
+            let head = frames.head(of: leaf.frame)
+            auditReverseMap(head, leaf.frame, page)
+            books.enter(leaf.frame, head: head, isHuge: level > .pte)
         case .deviceExclusive:
             guard exists(leaf.frame, page) else { return }
             let head = frames.head(of: leaf.frame)
+            auditReverseMap(head, leaf.frame, page)
             if !frames.mapping(ofHead: head).isAnonymous || frames.isDevicePrivate(leaf.frame) || level != .pte {
                 books.fault("INV-EX-1: the exclusive entry at \(page) names a page that cannot be exclusive")
             }

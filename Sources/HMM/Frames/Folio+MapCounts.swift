@@ -48,12 +48,12 @@ extension FrameTable {
     }
 
     /// One PMD or PUD leaf came to name the folio.
-    func addEntireMapping(_ head: FrameNumber) {
+    package func addEntireMapping(_ head: FrameNumber) {
         record(head).pointee.entireMapCount.add(1, ordering: .relaxed)
         record(head).pointee.totalMapCount.add(1, ordering: .relaxed)
     }
 
-    func removeEntireMapping(_ head: FrameNumber) {
+    package func removeEntireMapping(_ head: FrameNumber) {
         let left = record(head).pointee.entireMapCount.subtract(1, ordering: .acquiringAndReleasing).newValue
         precondition(left >= 0, "a folio lost more mappings than it had")
         record(head).pointee.totalMapCount.subtract(1, ordering: .acquiringAndReleasing)

@@ -129,7 +129,7 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     /// The frame that caches the slot. Without a reference: the caller takes one and looks again.
-    func cachedFrame(_ slot: SwapSlot) -> FrameNumber? {
+    package func cachedFrame(_ slot: SwapSlot) -> FrameNumber? {
         willLook()
         return lock.withLock { cached[Int(slot.raw)] == .none ? nil : cached[Int(slot.raw)] }
     }

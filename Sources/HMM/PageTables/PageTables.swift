@@ -50,7 +50,7 @@ package final class PageTables: @unchecked Sendable {
 
     /// The entry of `page` at `level`, with missing tables made. Nil when there is no memory, or when a huge leaf
     /// stands in the way.
-    func entry(_ page: PageNumber, making level: PageLevel) -> EntryPointer? {
+    package func entry(_ page: PageNumber, making level: PageLevel) -> EntryPointer? {
         var table = root
         var current = PageLevel.pgd
         while current > level {

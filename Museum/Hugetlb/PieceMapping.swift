@@ -1,0 +1,60 @@
+import HMM
+import Synchronization
+
+/// One huge page that a process maps in pieces of 4 KiB: an entry of the huge page's own size that leads to a table,
+/// and the leaves in it. What the high-granularity series adds to hugetlb.
+final class PieceMapping: Sendable {
+    /// Where the map count of the huge page is kept.
+    enum Counting {
+        /// One for the entry of the huge page's size, from its making until its table is freed.
+        case atTable
+        /// One for each leaf.
+        case atLeaves
+    }
+
+    private let frames: FrameTable
+    private let head: FrameNumber
+    private let counting: Counting
+    /// The page-table lock of the table.
+    private let lock = FairMutex(.pte)
+    /// Guarded by `lock`, as is every leaf.
+    private let hasTable = Atomic<Bool>(false)
+    private let leaves = Atomic<UInt64>(0)
+
+    init(of head: FrameNumber, in frames: FrameTable, counting: Counting) {
+        (self.head, self.frames, self.counting) = (head, frames, counting)
+    }
+
+    /// Pieces that are mapped, of the first 64.
+    var mappedPieces: Int { leaves.load(ordering: .relaxed).nonzeroBitCount }
+
+    /// A fault on one piece.
+    func map(_ piece: Int) {
+        lock.lock()
+        defer { lock.unlock() }
+        if !hasTable.exchange(true, ordering: .relaxed), counting == .atTable { frames.addEntireMapping(head) }
+        let old = leaves.bitwiseOr(1 << UInt64(piece), ordering: .relaxed).oldValue
+        guard old & 1 << UInt64(piece) == 0 else { return }
+        frames.get(head)
+        if counting == .atLeaves { frames.addMapping(head + piece) }
+    }
+
+    /// Truncation takes the leaves away. The table stays: faults may be walking it, and the locks that would keep them
+    /// out are not held on this path.
+    func unmapPieces() {
+        lock.lock()
+        defer { lock.unlock() }
+        let old = leaves.exchange(0, ordering: .relaxed)
+        for piece in 0..<64 where old & 1 << UInt64(piece) != 0 {
+            if counting == .atLeaves { frames.removeMapping(head + piece) }
+            frames.put(head)
+        }
+    }
+
+    /// The end of the process frees the table.
+    func freeTable() {
+        lock.lock()
+        defer { lock.unlock() }
+        if hasTable.exchange(false, ordering: .relaxed), counting == .atTable { frames.removeEntireMapping(head) }
+    }
+}
