@@ -65,6 +65,11 @@ struct ReportTests {
         let text = failure.description
         #expect(text.contains("sleeper sleeps on bell"))
         #expect(text.contains("waker waits for driver lock, held by sleeper"))
+        #expect(!text.contains("main"))
+        // The last two rows say where the threads stand.
+        let rows = text.split(separator: "\n").suffix(4).prefix(2)
+        #expect(rows.contains { $0.contains("sleeps on bell") })
+        #expect(rows.contains { $0.contains("waits for driver lock") })
     }
 
     @Test("A lock taken in the wrong order is named, not given by its address")

@@ -20,8 +20,8 @@ enum Deadlock {
     }
 
     private static func waits(_ scheduler: ExplorationScheduler) -> [Wait] {
-        (0..<scheduler.names.count).filter { scheduler.progress.pointee.unfinished.has($0) }.map { thread in
-            let next = scheduler.pending[thread]
+        scheduler.waitingSteps.map { next in
+            let thread = Int(next.thread)
             guard next.object >= 0 else { return Wait(thread: thread, object: next.object, holder: nil) }
             let object = scheduler.objects.pointee.objects[Int(next.object)]
             var holder: Int? = object.owner >= 0 ? Int(object.owner) : nil

@@ -67,6 +67,7 @@ extension Explorer {
             token: ReplayToken(
                 schedule: scheduler.schedule, program: options.program, seed: options.seed, stepLimit: stepLimit),
             schedules: schedules, preemptions: preemptions, steps: (0..<count).map { scheduler.steps[$0] },
+            waiting: finding.kind == .deadlock ? scheduler.waitingSteps : [],
             threads: scheduler.names,
             objects: (0..<scheduler.objects.pointee.count).map { scheduler.describe(Int32($0)) },
             marks: stage.captions.marks, finder: finding.thread)
@@ -116,7 +117,7 @@ struct ScheduleShrinker {
         schedulesLeft -= 1
         stepsLeft -= explorer.scheduler.stepCount
         guard let finding, finding.kind == kind else { return false }
-        if stepLimit != explorer.options.stepLimit, finding.what != what { return false }
+        if stepLimit != explorer.options.stepLimit, cycle(of: finding.what) != cycle(of: what) { return false }
         let result = ShrunkSchedule(
             schedule: explorer.scheduler.schedule, preemptions: replay.preemptions,
             steps: explorer.scheduler.stepCount, stepLimit: stepLimit)
@@ -125,8 +126,13 @@ struct ScheduleShrinker {
         return true
     }
 
-    /// A cycle of steps shows as well after a shorter while. It has to be the same one: where it begins depends on the
-    /// limit, so a few are tried.
+    /// The steps of a livelock in any order: where the cycle begins depends on the step limit.
+    private func cycle(of what: String) -> [Substring] {
+        what.split(separator: ": ", maxSplits: 1).last?.split(separator: ", ").sorted() ?? []
+    }
+
+    /// A cycle of steps shows as well after a shorter while. It has to be the same one, which not every limit leads to:
+    /// a few are tried.
     private mutating func shortenLimit() {
         guard let schedule = best?.schedule else { return }
         for limit in Self.shortestLimit..<(Self.shortestLimit + 16) where limit < explorer.options.stepLimit {

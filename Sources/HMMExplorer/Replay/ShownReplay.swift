@@ -1,5 +1,15 @@
 import HMM
 
+extension ExplorationScheduler {
+    /// What the threads that have not come to their end are about to do, but for the one that started the others.
+    var waitingSteps: [Step] {
+        names.indices.filter { progress.pointee.unfinished.has($0) && $0 != progress.pointee.parent }.map { thread in
+            let next = pending[thread]
+            return Step(thread: UInt8(thread), kind: next.kind, mark: next.mark, object: next.object)
+        }
+    }
+}
+
 /// Follows one schedule, counts its preemptions, and learns the names of the objects as they appear: later they may be
 /// gone, with the address spaces and drivers that know what they were.
 final class ShownReplay: ReplayStrategy {

@@ -74,7 +74,11 @@ enum ColumnText {
 
 extension ExplorationFailure {
     /// What is wrong, a sentence a line.
-    var sentences: [String] { what.split(separator: "; ").map(String.init) }
+    var sentences: [String] {
+        let parts = kind == .livelock ? what.split(separator: ": ", maxSplits: 1) : [Substring(what)]
+        guard parts.count == 2 else { return what.split(separator: "; ").map(String.init) }
+        return ["\(parts[0]):"] + parts[1].split(separator: ", ").map(String.init)
+    }
 
     /// Whether the threads were through when it was found: the program that started them looked, or nobody did.
     var isAtEnd: Bool { finder == 0 || kind == .leftover }

@@ -13,6 +13,8 @@ public struct ExplorationFailure: Error, Sendable, CustomStringConvertible {
     public var preemptions: Int
     /// The steps up to the finding.
     public var steps: [Step]
+    /// In a deadlock, the steps that the threads wait to make.
+    public var waiting: [Step]
     public var threads: [String]
     /// By object number: what people call it.
     public var objects: [String]

@@ -33,12 +33,14 @@ struct ScheduleColumns {
     init(_ failure: ExplorationFailure) {
         steps = failure.steps
         var columns: [Int: Int] = [:]
-        for thread in failure.threads.indices where steps.contains(where: { Int($0.thread) == thread }) {
+        // What a thread waits for matters like what it did; the same for where others took that.
+        let all = steps + failure.waiting
+        for thread in failure.threads.indices where all.contains(where: { Int($0.thread) == thread }) {
             columns[thread] = titles.count
             titles.append(failure.threads[thread])
         }
-        let contended = Self.stepsOnContendedObjects(steps)
-        let matters = contended.count { $0 } <= Self.manySteps ? contended : Self.handovers(steps)
+        let contended = Self.stepsOnContendedObjects(all)
+        let matters = contended.count { $0 } <= Self.manySteps ? contended : Self.handovers(all)
         var words = StepWords(objects: failure.objects)
         var marks: [UInt8: Int16] = [:]
         for (index, step) in steps.enumerated() {
@@ -63,6 +65,9 @@ struct ScheduleColumns {
             }
         }
         cutMiddle()
+        for step in failure.waiting {
+            rows.append(Row(column: columns[Int(step.thread)], content: .step(words.wait(for: step))))
+        }
         rows.append(Row(column: columns[failure.finder], content: .finding(isAtEnd: failure.isAtEnd)))
     }
 
@@ -149,6 +154,12 @@ private struct StepWords {
     private var sharers: [Int32: Set<UInt8>] = [:]
 
     init(objects: [String]) { self.objects = objects }
+
+    /// What a thread that cannot go on is kept by.
+    func wait(for step: Step) -> String {
+        guard step.object >= 0, Int(step.object) < objects.count else { return "waits" }
+        return "\(step.kind == .resume ? "sleeps on" : "waits for") \(objects[Int(step.object)])"
+    }
 
     mutating func text(of step: Step) -> String {
         let name = step.object >= 0 && Int(step.object) < objects.count ? objects[Int(step.object)] : "nothing"
