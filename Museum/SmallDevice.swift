@@ -3,6 +3,8 @@ import HMMExplorer
 
 /// A device with memory that CPUs cannot reach, and nothing else. What its pages go through when a CPU faults on one is
 /// the exhibit's to say; by default they come home as the core brings them.
+///
+/// Immutable but for `migrateToRam`, which is set before the first page is there.
 final class SmallDevice: DevicePrivateFaultHandler, @unchecked Sendable {
     let machine: Machine
     let memory: DeviceMemory

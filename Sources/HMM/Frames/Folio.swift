@@ -98,8 +98,8 @@ extension FrameTable {
     // MARK: References
 
     // Who takes or drops a reference counts itself in or out, and those steps commute; who decides by the count, makes
-    // it zero or frees the folio, is announced as changing it. So is who only tries to take one: behind the drop of what
-    // would be the last one it gets none, and before it, it makes that drop an ordinary one.
+    // it zero or frees the folio, is announced as changing it. So is who only tries to take one: behind the drop of the
+    // last one it gets none, and before it, it makes that drop an ordinary one.
 
     @inline(__always)
     package func refCount(_ head: FrameNumber) -> Int {
