@@ -8,8 +8,8 @@ extension Exhibit {
         story: """
             A range lets its video-memory buffer go in two places: in the notifier callback, and after a CPU fault \
             moved its pages home. Both look whether there is a buffer, and both drop it; the second reference is that \
-            of another range, which goes on using a freed buffer. Mended: look and drop are one step under the \
-            range's lock.
+            of another range, which goes on using a freed buffer. Mended: look and drop are one step under the range's \
+            lock.
             """,
         kind: .useAfterFree, isExhaustive: true
     ) { scene, version in

@@ -7,8 +7,8 @@ extension Exhibit {
         source: "a26084328ac4 drm_pagemap: the provider's module may be gone at the last put",
         story: """
             Device A holds a reference to the pagemap of device B, for peer access. B is unbound and its module \
-            unloaded; A then drops the last reference, and the release function that is called lies in the module \
-            that is gone. Mended: a pagemap holds its provider's module until its release has returned.
+            unloaded; A then drops the last reference, and the release function that is called lies in the module that \
+            is gone. Mended: a pagemap holds its provider's module until its release has returned.
             """,
         kind: .useAfterFree, isExhaustive: true
     ) { scene, version in

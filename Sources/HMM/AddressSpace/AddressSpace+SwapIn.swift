@@ -65,9 +65,7 @@ extension AddressSpace {
                 frames.put(cached)
                 continue
             }
-            guard let frame = frames.allocateFolio() else { return nil }
-            let isFirst = frames.tryLockFolio(frame)
-            precondition(isFirst, "a new page was locked")
+            guard let frame = frames.allocateLockedFolio() else { return nil }
             if machine.swap.insertCache(slot, frame) {
                 readSwapped(frame, slot)
                 return (frame, true)

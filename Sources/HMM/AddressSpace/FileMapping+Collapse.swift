@@ -19,13 +19,9 @@ extension FileMapping {
         case .failed(let failure): return failure
         case .isSuitable: break
         }
-        guard let head = frames.allocateFolio(order: Geometry.pmdOrder) else { return .outOfMemory }
-        if let failure = fetchSwapped(first) {
-            frames.put(head)
-            return failure
-        }
-        let isFirst = frames.tryLockFolio(head)
-        precondition(isFirst, "a new folio was locked")
+        // Before a folio is locked: this waits for others.
+        if let failure = fetchSwapped(first) { return failure }
+        guard let head = frames.allocateLockedFolio(order: Geometry.pmdOrder) else { return .outOfMemory }
         var old = ContiguousArray<FrameNumber>(repeating: .none, count: Self.hugePages)
         var failure = isolate(first, &old)
         if failure == nil {

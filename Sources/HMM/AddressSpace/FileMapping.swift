@@ -69,14 +69,14 @@ public final class FileMapping: @unchecked Sendable {
             }
             let old = cache.content(index)
             if case .frame = old { continue }
-            guard let frame = frames.allocateFolio() else {
+            guard let frame = frames.allocateLockedFolio() else {
                 throw HMMError(.outOfMemory, "no memory for a page of a file")
             }
             if try fill(frame, from: old, at: index) { return frame }
         }
     }
 
-    /// Puts a new frame with the slot's contents into the cache. False when somebody else was faster.
+    /// Puts a new, locked frame with the slot's contents into the cache. False when somebody else was faster.
     private func fill(_ frame: FrameNumber, from old: PageCache.Content, at index: Int) throws(HMMError) -> Bool {
         let frames = machine.frames
         if case .swap(let slot) = old {
@@ -86,8 +86,6 @@ public final class FileMapping: @unchecked Sendable {
         }
         frames.setMapping(frame, .file(id), index: UInt64(index))
         frames.setFlags(frame, FrameFlags.upToDate | FrameFlags.onLRU)
-        let isFirst = frames.tryLockFolio(frame)
-        precondition(isFirst, "a new page was locked")
         frames.get(frame)  // the reference of the cache
         guard cache.replace(index, old, with: .frame(frame)) else {
             frames.unlockFolio(frame)

@@ -75,9 +75,7 @@ public final class DeviceMemory: @unchecked Sendable {
         guard !frames.injector.shouldFail(.deviceFrame) else { return nil }
         willUse()
         guard let head = lock.withLock({ take(order: order) }) else { return nil }
-        frames.prepareFolio(head, order: order)
-        let isFirst = frames.tryLockFolio(head)
-        precondition(isFirst, "a free device frame was locked")
+        frames.prepareLockedFolio(head, order: order)
         return head
     }
 
@@ -114,7 +112,8 @@ public final class DeviceMemory: @unchecked Sendable {
     }
     /// The same, as far as frames were ever handed out.
     var touchedRanges: [Range<FrameNumber>] {
-        lock.withLock { chunks.map { $0.first..<$0.allocator.highWater } }
+        willJudge()
+        return lock.withLock { chunks.map { $0.first..<$0.allocator.highWater } }
     }
 
     package func contains(_ frame: FrameNumber) -> Bool { frames.zone(of: frame) == Int(zone) }

@@ -45,6 +45,20 @@ extension FrameTable {
         return head
     }
 
+    /// As `allocateFolio`, with the folio lock held.
+    package func allocateLockedFolio(order: Int = 0) -> FrameNumber? {
+        guard !injector.shouldFail(order == 0 ? .frame : .hugeFolio) else { return nil }
+        if order == 0 {
+            var frame = FrameNumber.none
+            guard system.allocate(1, into: &frame) == 1 else { return nil }
+            prepareLockedSingle(frame)
+            return frame
+        }
+        guard let head = system.allocateBlock(order: order) else { return nil }
+        prepareLockedFolio(head, order: order)
+        return head
+    }
+
     /// Up to `count` single-page folios, as `allocateFolio`. Answers how many there were.
     func allocateSingles(_ count: Int, into frames: UnsafeMutablePointer<FrameNumber>) -> Int {
         guard !injector.shouldFail(.frame) else { return 0 }
@@ -53,14 +67,22 @@ extension FrameTable {
         return count
     }
 
-    /// Gives back frames from `allocateSingles` that nobody has learned of.
+    /// Gives back frames from `allocateSingles` that are not used after all. The array is used as scratch space.
+    ///
+    /// Somebody with an entry of a former life may be looking at one of them, by `tryGet`: it is freed when that one
+    /// lets go.
     func freeUnusedSingles(_ frames: UnsafeMutablePointer<FrameNumber>, count: Int) {
+        var free = 0
         for i in 0..<count {
-            let record = record(frames[i])
-            record.pointee.generation.wrappingAdd(1, ordering: .relaxed)
-            record.pointee.refCount.store(0, ordering: .relaxed)
+            let frame = frames[i]
+            if Seam.isWatching { announcePut(frame) }
+            let left = record(frame).pointee.refCount.subtract(1, ordering: .acquiringAndReleasing).newValue
+            guard left == 0 else { continue }
+            record(frame).pointee.generation.wrappingAdd(1, ordering: .relaxed)
+            frames[free] = frame
+            free += 1
         }
-        system.free(frames, count: count)
+        system.free(frames, count: free)
     }
 
     @inline(__always)
@@ -69,13 +91,28 @@ extension FrameTable {
         checkUnused(frame)
         record.pointee.flags.store(0, ordering: .relaxed)
         record.pointee.geometry.store(0, ordering: .relaxed)
+        announceFirst(frame)
         record.pointee.refCount.store(1, ordering: .releasing)
     }
 
     func prepareFolio(_ head: FrameNumber, order: Int) {
         for i in 0..<(1 << order) { checkUnused(head + i) }
         initializeGeometry(head, order: order)
+        announceFirst(head)
         record(head).pointee.refCount.store(1, ordering: .releasing)
+    }
+
+    /// Announces the first reference of a folio: from then on it can be found by the number of its frame, also by who
+    /// means a former life of it.
+    @inline(__always)
+    private func announceFirst(_ head: FrameNumber) { schedulingPoint(.update, on: UInt(bitPattern: record(head))) }
+
+    /// As `prepareFolio`, with the folio lock held.
+    func prepareLockedFolio(_ head: FrameNumber, order: Int) {
+        if order == 0 { return prepareLockedSingle(head) }
+        for i in 0..<(1 << order) { checkUnused(head + i) }
+        initializeGeometry(head, order: order)
+        publishLocked(head)
     }
 
     func initializeGeometry(_ head: FrameNumber, order: Int) {
@@ -88,7 +125,7 @@ extension FrameTable {
     }
 
     @inline(__always)
-    private func checkUnused(_ frame: FrameNumber) {
+    func checkUnused(_ frame: FrameNumber) {
         #if HMM_INVARIANT_CHECKS
             precondition(record(frame).pointee.refCount.load(ordering: .relaxed) == 0, "a frame in use was handed out")
             precondition(record(frame).pointee.mapCount.load(ordering: .relaxed) == 0, "a mapped frame was handed out")

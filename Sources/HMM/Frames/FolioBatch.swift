@@ -6,18 +6,17 @@ extension FrameTable {
     /// Prepares a frame from an allocator as a locked folio with one reference.
     @inline(__always)
     func prepareLockedSingle(_ frame: FrameNumber) {
-        prepareSingle(frame)
-        let isFirst = tryLockFolio(frame)
-        precondition(isFirst, "a free frame was locked")
+        checkUnused(frame)
+        record(frame).pointee.flags.store(0, ordering: .relaxed)
+        record(frame).pointee.geometry.store(0, ordering: .relaxed)
+        publishLocked(frame)
     }
 
     /// Up to `count` locked single-page folios of system memory. Answers how many there were.
     func allocateLockedSingles(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
-        let taken = allocateSingles(count, into: heads)
-        for i in 0..<taken {
-            let isFirst = tryLockFolio(heads[i])
-            precondition(isFirst, "a free frame was locked")
-        }
+        guard !injector.shouldFail(.frame) else { return 0 }
+        let taken = system.allocate(count, into: heads)
+        for i in 0..<taken { prepareLockedSingle(heads[i]) }
         return taken
     }
 

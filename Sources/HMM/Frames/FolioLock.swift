@@ -43,6 +43,16 @@ extension FrameTable {
         return true
     }
 
+    /// The first reference of a new folio, which is locked by the caller before anybody can find it: whoever looks for
+    /// folios by the numbers of frames, or by an entry of a former life, takes a reference and tries the lock.
+    @inline(__always)
+    func publishLocked(_ head: FrameNumber) {
+        schedulingPoint(.tryAcquire, on: lockKey(head))
+        setFlags(head, FrameFlags.locked)
+        LockOrder.acquired(lockClass(head), lockKey(head))
+        record(head).pointee.refCount.store(1, ordering: .releasing)
+    }
+
     package func unlockFolio(_ head: FrameNumber) {
         schedulingPoint(.release, on: lockKey(head))
         LockOrder.released(lockClass(head), lockKey(head))

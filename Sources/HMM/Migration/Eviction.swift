@@ -41,11 +41,9 @@ extension Machine {
         guard frames.mappingCount(head) > 0 else { return .free }
         let order = frames.order(ofHead: head)
         // The destination first: nobody waits for memory with the page out of reach.
-        guard let new = frames.allocateFolio(order: order) else {
+        guard let new = frames.allocateLockedFolio(order: order) else {
             return order > 0 && splitDeviceFolio(head, order: order) ? .split : .outOfMemory
         }
-        let isFirst = frames.tryLockFolio(new)
-        precondition(isFirst, "a new folio was locked")
         let hasMoved = move(head, to: new)
         removeMigrationEntries(from: head, to: hasMoved ? new : head)
         frames.unlockFolio(new)

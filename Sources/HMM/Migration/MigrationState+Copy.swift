@@ -144,12 +144,7 @@ extension MigrationState {
 
     private func allocateUnit(_ memory: DeviceMemory?, evicting: Bool) -> FrameNumber? {
         let order = Geometry.pmdOrder
-        guard let memory else {
-            guard let head = frames.allocateFolio(order: order) else { return nil }
-            let isFirst = frames.tryLockFolio(head)
-            precondition(isFirst, "a new folio was locked")
-            return head
-        }
+        guard let memory else { return frames.allocateLockedFolio(order: order) }
         if let head = memory.allocate(order: order) { return head }
         guard evicting, memory.frameLimit >= 1 << order else { return nil }
         _ = machine.evictLeastRecentlyUsed(of: memory, count: 1 << order)

@@ -1,0 +1,7 @@
+extension Museum {
+    /// Bugs of this project's own core that the explorer has found.
+    static let own: [Exhibit] = [
+        .newFolioFoundUnlocked,
+        .unusedPageGivenBackUnderALook,
+    ]
+}
