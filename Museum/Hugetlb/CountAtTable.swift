@@ -21,12 +21,11 @@ extension Exhibit {
         space.lockForReading()
         let head = try space.reference(pages.lowerBound, .write)
         space.unlockForReading()
-        let others = frames.mappingCount(head)
         let mapping = PieceMapping(of: head, in: frames, counting: version == .asItWas ? .atTable : .atLeaves)
         scene.thread("fault") { mapping.map(3) }
         scene.thread("truncate") { mapping.unmapPieces() }
         scene.join()
-        let counted = frames.mappingCount(head) - others
+        let counted = mapping.countedMappings
         if counted != mapping.mappedPieces {
             scene.fail("mapped in \(mapping.mappedPieces) pieces, counted \(counted)", kind: .invariant)
         }

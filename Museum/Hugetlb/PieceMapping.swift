@@ -20,6 +20,9 @@ final class PieceMapping: Sendable {
     /// Guarded by `lock`, as is every leaf.
     private let hasTable = Atomic<Bool>(false)
     private let leaves = Atomic<UInt64>(0)
+    /// The map count of the huge page, as far as this mapping is concerned. Kept here and not in the core, whose
+    /// invariants know no mappings in pieces. Guarded by `lock`.
+    private let mapCount = Atomic<Int>(0)
 
     init(of head: FrameNumber, in frames: FrameTable, counting: Counting) {
         (self.head, self.frames, self.counting) = (head, frames, counting)
@@ -28,15 +31,18 @@ final class PieceMapping: Sendable {
     /// Pieces that are mapped, of the first 64.
     var mappedPieces: Int { leaves.load(ordering: .relaxed).nonzeroBitCount }
 
+    /// What the map count says.
+    var countedMappings: Int { mapCount.load(ordering: .relaxed) }
+
     /// A fault on one piece.
     func map(_ piece: Int) {
         lock.lock()
         defer { lock.unlock() }
-        if !hasTable.exchange(true, ordering: .relaxed), counting == .atTable { frames.addEntireMapping(head) }
+        if !hasTable.exchange(true, ordering: .relaxed), counting == .atTable { mapCount.add(1, ordering: .relaxed) }
         let old = leaves.bitwiseOr(1 << UInt64(piece), ordering: .relaxed).oldValue
         guard old & 1 << UInt64(piece) == 0 else { return }
         frames.get(head)
-        if counting == .atLeaves { frames.addMapping(head + piece) }
+        if counting == .atLeaves { mapCount.add(1, ordering: .relaxed) }
     }
 
     /// Truncation takes the leaves away. The table stays: faults may be walking it, and the locks that would keep them
@@ -46,7 +52,7 @@ final class PieceMapping: Sendable {
         defer { lock.unlock() }
         let old = leaves.exchange(0, ordering: .relaxed)
         for piece in 0..<64 where old & 1 << UInt64(piece) != 0 {
-            if counting == .atLeaves { frames.removeMapping(head + piece) }
+            if counting == .atLeaves { mapCount.subtract(1, ordering: .relaxed) }
             frames.put(head)
         }
     }
@@ -55,6 +61,6 @@ final class PieceMapping: Sendable {
     func freeTable() {
         lock.lock()
         defer { lock.unlock() }
-        if hasTable.exchange(false, ordering: .relaxed), counting == .atTable { frames.removeEntireMapping(head) }
+        if hasTable.exchange(false, ordering: .relaxed), counting == .atTable { mapCount.subtract(1, ordering: .relaxed) }
     }
 }
