@@ -61,6 +61,7 @@ final class PieceMapping: Sendable {
     func freeTable() {
         lock.lock()
         defer { lock.unlock() }
-        if hasTable.exchange(false, ordering: .relaxed), counting == .atTable { mapCount.subtract(1, ordering: .relaxed) }
+        let hadTable = hasTable.exchange(false, ordering: .relaxed)
+        if hadTable, counting == .atTable { mapCount.subtract(1, ordering: .relaxed) }
     }
 }
