@@ -57,7 +57,11 @@ extension AddressSpace {
     ) -> (frame: FrameNumber, isFresh: Bool)? {
         while tables.read(pte) == leaf.entry {
             if let cached = machine.swap.cachedFrame(slot) {
-                guard frames.tryGet(cached) else { continue }
+                guard frames.tryGet(cached) else {
+                    // Reclaim is about to take it out of the cache, and may need this thread's time for it.
+                    SyncThread.yield()
+                    continue
+                }
                 let head = frames.head(of: cached)
                 frames.lockFolio(head)
                 if machine.swap.cachedFrame(slot) == cached { return (cached, false) }
@@ -99,7 +103,6 @@ extension Machine {
             let slot = swapSlot(of: head + i)
             frames.record(head + i).pointee.swapSlot.store(0, ordering: .relaxed)
             swap.removeCache(slot)
-            swap.put(slot)
         }
     }
 

@@ -70,16 +70,26 @@ extension DmirrorMirror {
         }
     }
 
-    /// Answers how many pages of the batch were granted.
+    /// Stores what is exclusive, and answers how many pages of the batch are.
+    ///
+    /// The conversion is an invalidation that this interval hears, so a sequence from before it is void. One is read
+    /// now, with the folios locked, and then the entries are looked at again: what was taken away since the conversion,
+    /// by somebody who does not need the folio lock, is not stored. Nobody with an invalidation open waits for a folio.
+    ///
+    /// Differs from Linux: 6.12's test driver stores what it was granted, whatever has happened to it since.
     private func store(_ batch: borrowing ExclusiveBatch, at first: PageNumber) throws(HMMError) -> Int {
-        mutex.lock()
-        defer { mutex.unlock() }
-        var count = 0
-        for (index, frame) in batch.granted.enumerated() where frame != .none {
-            try storeAtomic(first.advanced(by: index), frame)
-            count += 1
+        while true {
+            let sequence = interval.readBegin()
+            mutex.lock()
+            defer { mutex.unlock() }
+            if interval.readRetry(sequence) { continue }
+            var count = 0
+            for (index, frame) in batch.granted.enumerated() where batch.isStanding(index) {
+                try storeAtomic(first.advanced(by: index), frame)
+                count += 1
+            }
+            return count
         }
-        return count
     }
 
     /// Caller holds `mutex`.

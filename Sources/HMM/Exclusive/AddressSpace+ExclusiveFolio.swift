@@ -15,12 +15,21 @@ public struct ExclusiveBatch: ~Copyable {
     public let reached: Int
     /// The frames of pages made exclusive; `FrameNumber.none` for the others. Their folios are locked and referenced.
     public let granted: [FrameNumber]
-    private let frames: FrameTable
+    private let first: PageNumber
+    private let space: AddressSpace
 
-    init(granted: [FrameNumber], frames: FrameTable) {
+    init(granted: [FrameNumber], at first: PageNumber, in space: AddressSpace) {
         reached = granted.count
         self.granted = granted
-        self.frames = frames
+        self.first = first
+        self.space = space
+    }
+
+    /// Whether the page is exclusive as it was granted. A restore waits for the folio, but whoever takes the mapping
+    /// away does not: the page may be unmapped, or have other contents, before the driver stored it.
+    public func isStanding(_ index: Int) -> Bool {
+        guard granted[index] != .none, let leaf = space.leaf(first.advanced(by: index))?.0.softLeaf else { return false }
+        return leaf.kind == .deviceExclusive && leaf.frame == granted[index]
     }
 
     /// Unlocks what was granted.
@@ -28,8 +37,8 @@ public struct ExclusiveBatch: ~Copyable {
 
     deinit {
         for frame in granted where frame != .none {
-            frames.unlockFolio(frame)
-            frames.put(frame)
+            space.frames.unlockFolio(frame)
+            space.frames.put(frame)
         }
     }
 }
@@ -57,7 +66,7 @@ extension AddressSpace {
             frames.put(frame)
             granted[i] = .none
         }
-        return ExclusiveBatch(granted: granted, frames: frames)
+        return ExclusiveBatch(granted: granted, at: pages.lowerBound, in: self)
     }
 
     /// Leaves the folio locked if `page` became exclusive.

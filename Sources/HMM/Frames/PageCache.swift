@@ -42,7 +42,11 @@ final class PageCache: @unchecked Sendable {
     /// The frame in the slot, with a reference.
     func get(_ index: Int) -> FrameNumber? {
         while case .frame(let frame) = content(index) {
-            guard frames.tryGet(frame) else { continue }
+            guard frames.tryGet(frame) else {
+                // Frozen: whoever froze it is about to take it out of the cache, or to thaw it.
+                SyncThread.yield()
+                continue
+            }
             if content(index) == .frame(frame) { return frame }
             frames.put(frame)
         }

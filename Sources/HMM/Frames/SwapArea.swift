@@ -111,14 +111,8 @@ package final class SwapArea: @unchecked Sendable {
     func putEntry(_ slot: SwapSlot) -> FrameNumber? {
         willChange()
         return lock.withLock {
-            precondition(counts[Int(slot.raw)] > 0, "a free swap slot was dropped")
-            counts[Int(slot.raw)] -= 1
             let frame = cached[Int(slot.raw)]
-            if counts[Int(slot.raw)] == 0 {
-                precondition(frame == .none, "a cached swap slot was freed")
-                freeSlots.append(slot.raw)
-                used -= 1
-            }
+            drop(slot)
             return frame == .none ? nil : frame
         }
     }
@@ -145,10 +139,24 @@ package final class SwapArea: @unchecked Sendable {
         }
     }
 
-    /// The slot is cached no more. The count that the cache held must be dropped by `put`.
+    /// The slot is cached no more, and the count that the cache held is dropped: in one step, or a page that is read
+    /// into the cache between the two takes the old count for an entry that still needs the slot, and keeps it for ever.
     func removeCache(_ slot: SwapSlot) {
         willChange()
-        lock.withLock { cached[Int(slot.raw)] = .none }
+        lock.withLock {
+            cached[Int(slot.raw)] = .none
+            drop(slot)
+        }
+    }
+
+    /// One count less. The lock is held.
+    private func drop(_ slot: SwapSlot) {
+        precondition(counts[Int(slot.raw)] > 0, "a free swap slot was dropped")
+        counts[Int(slot.raw)] -= 1
+        guard counts[Int(slot.raw)] == 0 else { return }
+        precondition(cached[Int(slot.raw)] == .none, "a cached swap slot was freed")
+        freeSlots.append(slot.raw)
+        used -= 1
     }
 
     private func willLook() { schedulingPoint(.load, on: UInt(bitPattern: arena.base)) }
