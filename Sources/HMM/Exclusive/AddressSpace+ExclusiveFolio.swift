@@ -28,7 +28,9 @@ public struct ExclusiveBatch: ~Copyable {
     /// Whether the page is exclusive as it was granted. A restore waits for the folio, but whoever takes the mapping
     /// away does not: the page may be unmapped, or have other contents, before the driver stored it.
     public func isStanding(_ index: Int) -> Bool {
-        guard granted[index] != .none, let leaf = space.leaf(first.advanced(by: index))?.0.softLeaf else { return false }
+        guard granted[index] != .none, let leaf = space.leaf(first.advanced(by: index))?.0.softLeaf else {
+            return false
+        }
         return leaf.kind == .deviceExclusive && leaf.frame == granted[index]
     }
 

@@ -140,7 +140,7 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     /// The slot is cached no more, and the count that the cache held is dropped: in one step, or a page that is read
-    /// into the cache between the two takes the old count for an entry that still needs the slot, and keeps it for ever.
+    /// into the cache between the two takes the old count for an entry that still needs the slot, and never goes.
     func removeCache(_ slot: SwapSlot) {
         willChange()
         lock.withLock {
