@@ -3,5 +3,7 @@ extension Museum {
     static let own: [Exhibit] = [
         .newFolioFoundUnlocked,
         .unusedPageGivenBackUnderALook,
+        .slotUncachedInTwoSteps,
+        .exclusiveBatchStoredUnchecked,
     ]
 }

@@ -91,13 +91,13 @@ extension AddressSpace {
 
 extension Machine {
     /// The slot of a page in the swap cache.
-    func swapSlot(of frame: FrameNumber) -> SwapSlot {
+    package func swapSlot(of frame: FrameNumber) -> SwapSlot {
         SwapSlot(frames.record(frame).pointee.swapSlot.load(ordering: .relaxed))
     }
 
     /// Ends the caching of the folio's slots. The references of the cache are the caller's to drop. The folio is
     /// locked.
-    func forgetSwapCache(_ head: FrameNumber) {
+    package func forgetSwapCache(_ head: FrameNumber) {
         frames.clearFlags(head, FrameFlags.swapCache)
         for i in 0..<frames.pageCount(ofHead: head) {
             let slot = swapSlot(of: head + i)
@@ -116,7 +116,7 @@ extension Machine {
     }
 
     /// Takes a folio out of the swap cache if no entry names one of its slots. The folio is locked.
-    func tryFreeSwap(_ head: FrameNumber) {
+    package func tryFreeSwap(_ head: FrameNumber) {
         guard frames.hasFlags(head, FrameFlags.swapCache) else { return }
         for i in 0..<frames.pageCount(ofHead: head) where swap.count(swapSlot(of: head + i)) > 1 { return }
         removeFromSwapCache(head)

@@ -71,7 +71,7 @@ extension Machine {
     }
 
     /// Gives the folio a slot a page and puts it into the swap cache, if it is not there yet.
-    private func addToSwap(_ head: FrameNumber) -> Bool {
+    package func addToSwap(_ head: FrameNumber) -> Bool {
         if frames.hasFlags(head, FrameFlags.swapCache) { return true }
         let count = frames.pageCount(ofHead: head)
         guard let first = swap.allocate(count, caching: head) else { return false }
@@ -103,7 +103,7 @@ extension Machine {
 
     /// Replaces all entries that name the folio by what they need to find it again: a swap entry for an anonymous page,
     /// nothing for a page of a file. False when some are left, because a page may be pinned.
-    func unmapForReclaim(_ head: FrameNumber) -> Bool {
+    package func unmapForReclaim(_ head: FrameNumber) -> Bool {
         var isUnmapped = true
         walkReverseMap(head) { vma, pages, offset in
             isUnmapped = vma.space.unmapForReclaim(pages, head + offset)

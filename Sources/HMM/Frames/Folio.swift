@@ -201,14 +201,14 @@ extension FrameTable {
     }
 
     /// Sets the count to 0 if it is `expected`: nobody can take a reference until `unfreeze`.
-    func freeze(_ head: FrameNumber, expected: Int) -> Bool {
+    package func freeze(_ head: FrameNumber, expected: Int) -> Bool {
         schedulingPoint(.update, on: UInt(bitPattern: record(head)))
         return record(head).pointee.refCount.compareExchange(
             expected: Int32(expected), desired: 0, ordering: .acquiringAndReleasing
         ).exchanged
     }
 
-    func unfreeze(_ head: FrameNumber, count: Int) {
+    package func unfreeze(_ head: FrameNumber, count: Int) {
         record(head).pointee.refCount.store(Int32(count), ordering: .releasing)
     }
 

@@ -99,13 +99,13 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     /// One more entry names the slot.
-    func get(_ slot: SwapSlot) {
+    package func get(_ slot: SwapSlot) {
         willChange()
         lock.withLock { counts[Int(slot.raw)] += 1 }
     }
 
     /// One entry less. The last one frees the slot.
-    func put(_ slot: SwapSlot) { _ = putEntry(slot) }
+    package func put(_ slot: SwapSlot) { _ = putEntry(slot) }
 
     /// As `put`. Answers the frame that caches the slot now: asked before or after, it could come or go in between.
     func putEntry(_ slot: SwapSlot) -> FrameNumber? {
@@ -174,7 +174,7 @@ package final class SwapArea: @unchecked Sendable {
         }
     }
 
-    func write(_ slot: SwapSlot, from source: UnsafeRawPointer) {
+    package func write(_ slot: SwapSlot, from source: UnsafeRawPointer) {
         copyPages(from: source, to: arena.base + Int(slot.raw) << 12)
     }
 
