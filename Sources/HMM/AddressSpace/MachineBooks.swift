@@ -48,8 +48,8 @@ final class MachineBooks: @unchecked Sendable {
 
     /// Runs one audit. Answers what it found.
     ///
-    /// `isQuiet`: no operation is under way. If one is, but nobody holds a lock, pages may have references that no entry
-    /// explains, and what was promised or handed out may not have arrived.
+    /// `isQuiet`: no operation is under way. If one is, but nobody holds a lock, pages may have references that no
+    /// entry explains, and what was promised or handed out may not have arrived.
     func audit(_ machine: Machine, isQuiet: Bool) -> [String] {
         let wasBusy = isBusy.exchange(true, ordering: .acquiring)
         precondition(!wasBusy, "a machine is audited twice at a time")
@@ -185,7 +185,8 @@ final class MachineBooks: @unchecked Sendable {
         let swapCached = flags & FrameFlags.swapCache != 0 ? size : 0
         let sum = mappings + Int(tally.cached) + swapCached + Int(record.pointee.pinCount.load(ordering: .relaxed))
         let count = Int(record.pointee.refCount.load(ordering: .relaxed))
-        if isQuiet ? sum != count : sum > count { fault("INV-AS-1: \(head) has \(count) references, \(sum) are explained") }
+        let isWrong = isQuiet ? sum != count : sum > count
+        if isWrong { fault("INV-AS-1: \(head) has \(count) references, \(sum) are explained") }
         return size
     }
 

@@ -101,8 +101,9 @@ package final class PageTablePool: @unchecked Sendable {
     /// Takes back a table whose entries are all empty and that no walker can reach any more.
     package func free(_ table: PageTableNumber) {
         #if HMM_INVARIANT_CHECKS
-            precondition(metadata[Int(table.raw)].entryCount.load(ordering: .relaxed) == 0, "a table with entries was freed")
-            precondition(!metadata[Int(table.raw)].lock.isLocked, "a locked table was freed")
+            let freed = metadata + Int(table.raw)
+            precondition(freed.pointee.entryCount.load(ordering: .relaxed) == 0, "a table with entries was freed")
+            precondition(!freed.pointee.lock.isLocked, "a locked table was freed")
         #endif
         lock.withLock {
             metadata[Int(table.raw)].next = freeHead

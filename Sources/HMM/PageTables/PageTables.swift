@@ -184,7 +184,8 @@ package final class PageTables: @unchecked Sendable {
                     freeTables(child, level.below, part, floor: floor, ceiling: ceiling)
                 }
                 // A table goes when no mapping outside the freed range can still use it.
-                if page >= floor, next <= ceiling, pool.metadata(child).pointee.entryCount.load(ordering: .relaxed) == 0 {
+                let entryCount = pool.metadata(child).pointee.entryCount.load(ordering: .relaxed)
+                if page >= floor, next <= ceiling, entryCount == 0 {
                     lock(slot)
                     set(slot, .empty)
                     unlock(slot)

@@ -25,7 +25,8 @@ final class Explorer {
                 if let goesOn = options.goesOn, !goesOn(min(result.schedules, 64)) { break }
             }
             guard strategy.begin() else {
-                result.isComplete = options.replay == nil
+                // A schedule that reached the limit was not explored to its end.
+                result.isComplete = options.replay == nil && result.longestSchedule <= options.stepLimit
                 break
             }
             let finding = runOnce(program)

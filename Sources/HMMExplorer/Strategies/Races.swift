@@ -65,8 +65,8 @@ final class Races {
 
     func thread(of step: Int) -> UInt8 { stepThreads[step] }
 
-    /// Notes step `index` of the schedule, and leaves in `found` the steps that race with it. `takesLock`: whether a try
-    /// for a lock gets it.
+    /// Notes step `index` of the schedule, and leaves in `found` the steps that race with it. `takesLock`: whether a
+    /// try for a lock gets it.
     func step(_ thread: Int, _ kind: StepKind, _ object: Int, _ index: Int, takesLock: Bool) {
         if index >= stepCapacity { growSteps() }
         foundCount = 0

@@ -85,7 +85,7 @@ package final class Player: @unchecked Sendable {
     }
 
     /// A mirror that says more than the page table, in words, at a moment when nobody holds a lock. Nothing is said
-    /// while an invalidation is under way: what it is about to take from the mirrors may be gone from the table already.
+    /// while an invalidation is under way: what it is about to take from the mirrors may be gone from the table.
     package var staleMirror: String? {
         for space in machine.addressSpaces where !space.notifiers.isQuiet { return nil }
         for mirror in devices.openMirrors {
