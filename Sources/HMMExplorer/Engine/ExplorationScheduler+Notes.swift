@@ -28,7 +28,7 @@ extension ExplorationScheduler {
         steps[s.pointee.stepCount] = Step(
             thread: UInt8(truncatingIfNeeded: thread), kind: next.kind, mark: next.mark, object: next.object)
         s.pointee.stepCount += 1
-        if next.kind.conduct == .exclusive { s.pointee.isChanged = true }
+        if next.kind.changes { s.pointee.isChanged = true }
         noteYield(thread, next.kind)
         if next.kind.rawValue <= StepKind.releaseShared.rawValue, next.object >= 0 {
             noteLock(thread, next.kind, &objects.pointee.objects[Int(next.object)])

@@ -22,6 +22,10 @@ public enum StepKind: UInt8, Sendable, CaseIterable {
         case exclusive
     }
 
+    /// Whether the step may leave something else behind than it found, for those who look when nobody holds a lock.
+    @inline(__always)
+    var changes: Bool { self == .release || self == .update || self == .store }
+
     @inline(__always)
     var conduct: Conduct {
         switch self {
