@@ -108,13 +108,10 @@ final class Races {
     private func share(
         _ object: inout Object, _ thread: Int, _ kind: StepKind, _ number: Int32, _ clock: inout Clock, looks: Bool
     ) {
-        if looks, kind != .releaseShared {
+        if looks {
             // The step before may be the release of a lock, which could not have come later: its taking could.
             let isRelease = object.write > 0 && stepKinds[Int(object.write) - 1] == .release && kind == .acquireShared
             race(isRelease ? object.take : object.write, clock)
-            raceAll(object.reads, thread, clock)
-        } else if looks {
-            race(object.write, clock)
             raceAll(object.reads, thread, clock)
         }
         join(&clock, object.write)
