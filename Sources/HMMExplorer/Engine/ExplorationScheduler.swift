@@ -48,6 +48,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         var isObserving = false
         /// A finding was made, or the order is not to be explored: no more choices, threads just run to their end.
         var isDraining = false
+        /// Past the limit there was a choice, which nobody made.
+        var wasCurtailed = false
     }
 
     let progress: UnsafeMutablePointer<Progress>
@@ -286,6 +288,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         let next: Int
         isDetour[depth] = false
         if s.pointee.isDraining || depth >= s.pointee.stepLimit {
+            if !s.pointee.isDraining, enabled & (enabled &- 1) != 0 { s.pointee.wasCurtailed = true }
             guard let turn = nextInTurn(enabled, current) else { return -1 }
             next = turn
         } else {

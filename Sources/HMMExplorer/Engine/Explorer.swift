@@ -19,14 +19,15 @@ final class Explorer {
         let start = SyncClock.now()
         let deadline = options.seconds.isFinite ? start + UInt64(options.seconds * 1e9) : .max
         var found: ScheduleFinding?
+        // A schedule that went past the limit with choices left was not explored to its end.
+        var wasCurtailed = false
         while result.schedules + result.cutSchedules < options.schedules {
             if result.schedules & 63 == 0 {
                 if SyncClock.now() >= deadline { break }
                 if let goesOn = options.goesOn, !goesOn(min(result.schedules, 64)) { break }
             }
             guard strategy.begin() else {
-                // A schedule that reached the limit was not explored to its end.
-                result.isComplete = options.replay == nil && result.longestSchedule <= options.stepLimit
+                result.isComplete = options.replay == nil && !wasCurtailed
                 break
             }
             let finding = runOnce(program)
@@ -34,6 +35,7 @@ final class Explorer {
             result.longestSchedule = max(result.longestSchedule, scheduler.stepCount)
             result.cutSchedules = strategy.cutSchedules
             result.schedules += 1
+            wasCurtailed = wasCurtailed || scheduler.progress.pointee.wasCurtailed
             found = finding
             if found != nil { break }
         }
