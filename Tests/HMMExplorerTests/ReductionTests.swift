@@ -14,6 +14,17 @@ struct ReductionTests {
         return (exploration, states)
     }
 
+    @Test("A budget counts each schedule once, also those that are cut")
+    func budget() throws {
+        let race = try #require(SmallRace.all.first { $0.name == "a thread that starts another" })
+        var options = ExplorationOptions()
+        options.schedules = 20
+        let exploration = explore(options) { scene in _ = race.body(scene) }
+        #expect(exploration.schedules + exploration.cutSchedules == 20)
+        #expect(exploration.cutSchedules > 0)
+        #expect(!exploration.isComplete)
+    }
+
     @Test("The final states are those of the unreduced search", arguments: SmallRace.all)
     func sameFinalStates(_ race: SmallRace) throws {
         let (reduced, some) = states(of: race, .exhaustive)

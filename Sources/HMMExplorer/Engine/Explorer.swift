@@ -21,7 +21,8 @@ final class Explorer {
         var found: ScheduleFinding?
         // A schedule that went past the limit with choices left was not explored to its end.
         var wasCurtailed = false
-        while result.schedules + result.cutSchedules < options.schedules {
+        // Until the end, those that were cut are counted among the schedules.
+        while result.schedules < options.schedules {
             if result.schedules & 63 == 0 {
                 if SyncClock.now() >= deadline { break }
                 if let goesOn = options.goesOn, !goesOn(min(result.schedules, 64)) { break }

@@ -65,7 +65,7 @@ public final class Scene: @unchecked Sendable {
         }
     }
 
-    /// The same, once, at this moment.
+    /// All invariants of the machine are to hold at this moment, at which no operation is under way.
     public func expectInvariants() {
         let faults = scheduler.whileObserving { machine.checkInvariants() }
         if let fault = faults.first { fail(fault, kind: .invariant) }
