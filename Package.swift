@@ -21,6 +21,9 @@ let package = Package(
     products: [
         .library(name: "HMM", targets: ["HMM"]),
         .library(name: "HMMExplorer", targets: ["HMMExplorer"]),
+        .library(name: "HMMLive", targets: ["HMMLive"]),
+        // Loaded into the program that `hmm exec` runs.
+        .library(name: "HMMPreload", type: .dynamic, targets: ["HMMPreload"]),
         .executable(name: "hmm", targets: ["hmm"]),
     ],
     dependencies: [
@@ -36,6 +39,14 @@ let package = Package(
         .target(name: "HMMScenario", dependencies: ["HMM"], swiftSettings: settings),
         // Runs threads of the core in every order.
         .target(name: "HMMExplorer", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        // The memory of the running process behind the surface that drivers use.
+        .target(name: "CLive"),
+        .target(name: "HMMLive", dependencies: ["HMM", "CLive"], swiftSettings: settings),
+        // Plays scenarios on it, with real processes.
+        .target(name: "HMMLivePlay", dependencies: ["HMM", "HMMScenario", "HMMLive", "CLive"], swiftSettings: settings),
+        // The kernel's test driver for a program that knows nothing of it.
+        .target(name: "CPreload"),
+        .target(name: "HMMPreload", dependencies: ["HMM", "HMMLive", "CLive", "CPreload"], swiftSettings: settings),
         // Real bugs of the field, each with the explorer finding it.
         .target(name: "Museum", dependencies: ["HMM", "HMMExplorer"], path: "Museum", swiftSettings: settings),
         // What the host kernel takes for the operations of `hmm bench`.
@@ -44,11 +55,15 @@ let package = Package(
         .executableTarget(
             name: "hmm",
             dependencies: [
-                "HMM", "HMMScenario", "HMMExplorer", "Museum", "CLinux", "CBench", argumentParser, logging,
+                "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "HMMLivePlay", "Museum", "CLinux", "CLive", "CBench",
+                argumentParser, logging,
             ],
             swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        .testTarget(
+            name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive"],
+            swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),

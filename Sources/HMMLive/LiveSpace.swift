@@ -1,0 +1,2 @@
+import CLive
+import HMM

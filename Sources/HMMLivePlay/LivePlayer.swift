@@ -1,0 +1,2 @@
+import HMMLive
+import HMMScenario

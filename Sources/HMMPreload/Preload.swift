@@ -1,0 +1,2 @@
+import CPreload
+import HMMLive

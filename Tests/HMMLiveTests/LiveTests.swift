@@ -1,0 +1,2 @@
+import HMMLive
+import Testing
