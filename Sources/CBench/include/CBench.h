@@ -48,4 +48,33 @@ int64_t cbench_touch(size_t pages);
 
 /// `count` switches between two contexts of the C library.
 int64_t cbench_swapcontext(size_t count);
+
+// MARK: Live memory (live.c)
+
+/// Memory that is moved away by UFFDIO_MOVE and comes home by page faults.
+struct cbench_live {
+    int fd;
+    size_t pages;
+    /// Pages that a fault brings home, a power of two.
+    size_t around;
+    void *_Nullable home;
+    void *_Nullable away;
+    struct cbench_mapping home_whole, away_whole;
+    /// The thread that answers faults; without one, a handler of SIGBUS does it on the thread that faulted.
+    bool has_thread;
+    uint64_t thread;
+    /// Of a fault that could not be answered.
+    int error;
+};
+
+/// Makes a region of written pages, of 4 KiB or, as far as the host has them, huge ones. 0, or a negative errno.
+int64_t cbench_live_make(struct cbench_live *_Nonnull live, size_t pages, bool huge, bool handler_thread);
+void cbench_live_free(struct cbench_live *_Nonnull live);
+
+/// Reads the first word of every page after all of them were moved away; each fault brings `around` pages home. Only the
+/// reads are measured.
+int64_t cbench_live_faults(struct cbench_live *_Nonnull live, size_t around);
+
+/// Moves the whole region away and home again, one ioctl each way.
+int64_t cbench_live_move_both_ways(struct cbench_live *_Nonnull live);
 #endif
