@@ -76,6 +76,13 @@ public struct FrameNumber: Hashable, Comparable, Sendable, CustomStringConvertib
     @inlinable public static func - (a: Self, b: Self) -> Int { Int(a.raw) - Int(b.raw) }
     /// No frame: frame 0 is never handed out.
     public static let none = FrameNumber(0)
+
+    /// Set in the numbers of *live* frames: pages of the running process, named by where they are mapped.
+    package static let liveBit: UInt32 = 1 << 31
+    /// Pages of one segment, 1 GiB: a live frame number is the number of a segment and a page in it.
+    package static let liveSegmentOrder = 18
+    /// Whether this names a page of the running process, which is where its bytes are, instead of a frame of a machine.
+    @inlinable public var isLive: Bool { raw >> 31 != 0 }
     public var description: String { "frame \(raw)" }
 }
 

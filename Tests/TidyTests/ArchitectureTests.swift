@@ -20,12 +20,17 @@ struct ArchitectureTests {
         "Sources/HMMScenario/": ["HMM", "Synchronization"],
         "Sources/HMMScenario/Files/": ["HMM", "Glibc"],
         "Sources/HMMExplorer/": ["HMM", "HMMScenario", "Synchronization"],
+        "Sources/HMMLive/": ["HMM", "CLive", "Glibc", "Synchronization"],
+        "Sources/HMMLivePlay/": ["HMM", "HMMScenario", "HMMLive", "CLive", "CLivePlay", "Glibc", "Synchronization"],
+        "Sources/HMMPreload/": ["HMM", "HMMLive", "CLive", "CPreload", "Glibc", "Synchronization"],
         "Museum/": ["HMM", "HMMExplorer", "Synchronization"],
         "Sources/hmm/Bench/": [
-            "HMM", "HMMScenario", "HMMExplorer", "CBench", "ArgumentParser", "Glibc", "Synchronization",
+            "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "CLive", "CBench", "ArgumentParser", "Glibc",
+            "Synchronization",
         ],
         "Sources/hmm/": [
-            "HMM", "HMMScenario", "HMMExplorer", "Museum", "ArgumentParser", "Logging", "Glibc", "Synchronization",
+            "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "HMMLivePlay", "CLive", "Museum", "ArgumentParser", "Logging",
+            "Glibc", "Synchronization",
         ],
     ]
 

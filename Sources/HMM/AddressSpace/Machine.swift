@@ -52,6 +52,8 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     private var spaces: [Unmanaged<AddressSpace>] = []
     /// Who brings pages back from each zone of device-private memory. Guarded by `lock`.
     private var privateFaultHandlers: [UInt16: any DevicePrivateFaultHandler] = [:]
+    /// The address space of the running process, if its pages may be in this machine's devices. Guarded by `lock`.
+    private weak var foreignSpace: (any ForeignAddressSpace)?
 
     /// - Throws: `.outOfMemory` when the host gives no address space for the arenas.
     public init(_ configuration: MachineConfiguration = MachineConfiguration()) throws(HMMError) {
@@ -98,7 +100,9 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
         schedulingPoint(.update, on: address)
         lock.withLock { privateFaultHandlers[memory.zone] = handler }
     }
-    func privateFaultHandler(for frame: FrameNumber) -> (any DevicePrivateFaultHandler)? {
+    package func setForeignSpace(_ space: any ForeignAddressSpace) { lock.withLock { foreignSpace = space } }
+    var foreign: (any ForeignAddressSpace)? { lock.withLock { foreignSpace } }
+    package func privateFaultHandler(for frame: FrameNumber) -> (any DevicePrivateFaultHandler)? {
         schedulingPoint(.load, on: address)
         return lock.withLock { privateFaultHandlers[UInt16(frames.zone(of: frame))] }
     }
@@ -113,4 +117,19 @@ public protocol DevicePrivateFaultHandler: AnyObject, Sendable {
     ///
     /// - Throws: `.outOfMemory` when there was no page to move to; anything else becomes SIGBUS.
     func migrateToSystem(_ space: AddressSpace, page: PageNumber, frame: FrameNumber) throws(HMMError)
+
+    /// A CPU took the page home by itself, as on live memory: what the driver has mapped of it has to go. Answers the
+    /// owner whose mirror needs not be told any more.
+    func pageCameHome(_ page: PageNumber, in notifiers: MMUNotifiers) -> NotifierOwner?
+}
+
+extension DevicePrivateFaultHandler {
+    public func pageCameHome(_ page: PageNumber, in notifiers: MMUNotifiers) -> NotifierOwner? { nil }
+}
+
+/// An address space that is not the machine's own, with pages in the memory of its devices: that of the running
+/// process.
+package protocol ForeignAddressSpace: AnyObject, Sendable {
+    /// Brings every page home that is in `memory`. Answers how many moved. No lock is held.
+    func evictAll(of memory: DeviceMemory) -> Int
 }

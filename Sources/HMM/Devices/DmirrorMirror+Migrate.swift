@@ -144,6 +144,14 @@ extension DmirrorMirror {
         }
     }
 
+    /// A CPU took the page home by itself: its entry goes, those around it stay.
+    func forgetPage(_ page: PageNumber) {
+        mutex.withLock {
+            let isErased = table.invalidate(page..<page.advanced(by: 1), keeping: .nothing, isBlockable: true)
+            precondition(isErased, "a table that may be waited for refused")
+        }
+    }
+
     /// Erases the entries of pages that are about to leave the device; those around them stay.
     private func forgetCollected(_ migration: borrowing Migration) {
         mutex.lock()

@@ -172,8 +172,9 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
 
     // MARK: Requests
 
-    /// Checks what every request checks first.
+    /// Checks what every request checks first, and hears what is due.
     func validate(_ pages: PageRange) throws(HMMError) {
+        space.deliverInvalidations()
         guard !pages.isEmpty, pages.upperBound <= Geometry.endPage else {
             throw HMMError(.invalidArgument, "an empty range, or one beyond the address space")
         }

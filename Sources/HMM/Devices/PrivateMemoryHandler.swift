@@ -21,4 +21,10 @@ final class PrivateMemoryHandler: DevicePrivateFaultHandler, @unchecked Sendable
         // events.
         try space.bringHome(page, frame, from: memory)
     }
+
+    func pageCameHome(_ page: PageNumber, in notifiers: MMUNotifiers) -> NotifierOwner? {
+        guard let mirror = device?.openMirrors.first(where: { $0.space.notifiers === notifiers }) else { return nil }
+        mirror.forgetPage(page)
+        return mirror.owner
+    }
 }

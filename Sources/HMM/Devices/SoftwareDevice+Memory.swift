@@ -99,6 +99,7 @@ extension SoftwareDevice {
         guard let memory else { throw HMMError(.notSupported, "the device has no memory of its own") }
         var request = MigrationRequest.toDevice(memory, from: others.compactMap(\.memory), owner: owner)
         if let access { request.fault = HMMPageRequest(for: access) }
+        space.deliverInvalidations()
         let turns = space.notifiers.turns
         let turn = turns.take(pages, owner: owner)
         defer { if let turn { turns.give(turn) } }
@@ -118,6 +119,7 @@ extension SoftwareDevice {
     /// Moves those of the pages that are in the device's memory back to system memory.
     public func evict(_ pages: PageRange) throws(HMMError) -> MigrationSummary {
         guard let memory else { throw HMMError(.notSupported, "the device has no memory of its own") }
+        space.deliverInvalidations()
         // The MIGRATE event takes the entries out of the mirror. It has no owner: migrations to this device that run at
         // the same time have to take note of it, as of anybody's.
         return try space.evict(pages, from: memory, owner: nil) { _ throws(HMMError) in }

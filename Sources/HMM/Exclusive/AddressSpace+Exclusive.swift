@@ -25,7 +25,7 @@ extension AddressSpace {
     }
 
     /// One attempt. Nil: the entry changed between the look and the lock, and the caller tries again.
-    func attemptExclusive(_ page: PageNumber, owner: NotifierOwner) throws(HMMError) -> ExclusiveGrant? {
+    public func attemptExclusive(_ page: PageNumber, owner: NotifierOwner) throws(HMMError) -> ExclusiveGrant? {
         let frame = try reference(page, [.write, .splitHuge])
         let head = frames.head(of: frame)
         guard frames.mapping(ofHead: head).isAnonymous, !frames.hasFlags(head, FrameFlags.hugetlb) else {
@@ -42,7 +42,7 @@ extension AddressSpace {
             invalidation.end()
             if isMade {
                 exclusiveObserver?.exclusiveGranted(page, to: owner)
-                return ExclusiveGrant(page: page, frame: frame, frames: frames)
+                return ExclusiveGrant(page: page, frame: frame, by: self)
             }
         }
         frames.unlockFolio(head)
@@ -69,12 +69,11 @@ extension AddressSpace {
         tables.set(pte, SoftLeaf.deviceExclusive(frame, write: old.isWritable, tracking: old.trackingBits).entry)
     }
 
-    /// Takes back every page of the range that is exclusive to a device, as a CPU's access would. No lock is held.
-    public func takeBackExclusive(_ pages: PageRange) throws(HMMError) {
-        lockForReading()
-        defer { unlockForReading() }
+    public func restoreExclusive(_ pages: PageRange) throws(HMMError) {
         for page in pages where leaf(page)?.0.softLeaf?.kind == .deviceExclusive {
             release(try reference(page, []), [])
         }
     }
 }
+
+extension AddressSpace: ExclusiveGranting {}

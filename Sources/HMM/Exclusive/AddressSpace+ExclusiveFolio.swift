@@ -16,33 +16,25 @@ public struct ExclusiveBatch: ~Copyable {
     /// The frames of pages made exclusive; `FrameNumber.none` for the others. Their folios are locked and referenced.
     public let granted: [FrameNumber]
     private let first: PageNumber
-    private let space: AddressSpace
+    private let granter: any ExclusiveGranter
 
-    init(granted: [FrameNumber], at first: PageNumber, in space: AddressSpace) {
+    package init(granted: [FrameNumber], at first: PageNumber, by granter: any ExclusiveGranter) {
         reached = granted.count
         self.granted = granted
         self.first = first
-        self.space = space
+        self.granter = granter
     }
 
     /// Whether the page is exclusive as it was granted. A restore waits for the folio, but whoever takes the mapping
     /// away does not: the page may be unmapped, or have other contents, before the driver stored it.
     public func isStanding(_ index: Int) -> Bool {
-        guard granted[index] != .none, let leaf = space.leaf(first.advanced(by: index))?.0.softLeaf else {
-            return false
-        }
-        return leaf.kind == .deviceExclusive && leaf.frame == granted[index]
+        granted[index] != .none && granter.isExclusive(first.advanced(by: index), granted[index])
     }
 
     /// Unlocks what was granted.
     public consuming func release() {}
 
-    deinit {
-        for frame in granted where frame != .none {
-            space.frames.unlockFolio(frame)
-            space.frames.put(frame)
-        }
-    }
+    deinit { for frame in granted where frame != .none { granter.endGrant(frame) } }
 }
 
 extension AddressSpace {
@@ -68,7 +60,7 @@ extension AddressSpace {
             frames.put(frame)
             granted[i] = .none
         }
-        return ExclusiveBatch(granted: granted, at: pages.lowerBound, in: self)
+        return ExclusiveBatch(granted: granted, at: pages.lowerBound, by: self)
     }
 
     /// Leaves the folio locked if `page` became exclusive.

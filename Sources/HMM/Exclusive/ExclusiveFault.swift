@@ -3,7 +3,28 @@
 //
 // Lock order: mmap > folio (held by the grant) > driver lock (taken by `commit`).
 
-extension AddressSpace {
+/// An address space whose pages a device can have for itself.
+public protocol ExclusiveGranting: DeviceAddressSpace {
+    /// One attempt to make the page exclusive. Nil: it changed meanwhile, and the caller tries again. The mmap lock is
+    /// held. Errors: those of `AddressSpace.makeExclusive`.
+    func attemptExclusive(_ page: PageNumber, owner: NotifierOwner) throws(HMMError) -> ExclusiveGrant?
+
+    /// Takes pages exclusively in the way of 6.12 (see `AddressSpace.makeExclusiveBatch`). The mmap lock is held.
+    func makeExclusiveBatch(_ pages: PageRange) throws(HMMError) -> ExclusiveBatch
+
+    /// Makes those pages present again that are exclusive to a device, as a CPU's access would. The mmap lock is held.
+    func restoreExclusive(_ pages: PageRange) throws(HMMError)
+}
+
+extension ExclusiveGranting {
+    /// Takes back every page of the range that is exclusive to a device. No lock is held.
+    public func takeBackExclusive(_ pages: PageRange) throws(HMMError) {
+        lockMappingsForReading()
+        defer { unlockMappingsForReading() }
+        try restoreExclusive(pages)
+    }
+
+
     /// Takes `page` exclusively for a device and commits the mapping. Answers the number of rounds.
     ///
     /// The first rounds run beside everybody else; after `policy.optimisticRounds` of them one excludes all who change
@@ -46,38 +67,33 @@ extension AddressSpace {
         return rounds
     }
 
+    /// One round. What is exclusive is restored before the sequence is read.
+    ///
+    /// A round that fails leaves the page exclusive to nobody's use. The next attempt has to restore it first, and that
+    /// restore is an invalidation without an owner, which the caller's own interval hears too: within the round it
+    /// would void it, the next one in the same way, and so for ever. `nouveau_atomic_range_fault` (6.12) has this loop.
     private func exclusiveRound(
         _ page: PageNumber, _ interval: IntervalNotifier, owner: NotifierOwner, isPessimistic: Bool,
         _ commit: (_ frame: FrameNumber, _ sequence: UInt64) throws(HMMError) -> Bool
     ) throws(HMMError) -> Bool {
         if isPessimistic {
-            lockForWriting()
-            markWrite(page..<page.advanced(by: 1))
-            do throws(HMMError) { try takeBack(page) } catch {
-                unlockForWriting()
+            lockMappingsForWriting()
+            markMappings(page..<page.advanced(by: 1))
+            do throws(HMMError) { try restoreExclusive(page..<page.advanced(by: 1)) } catch {
+                unlockMappingsForWriting()
                 throw error
             }
         } else {
-            lockForReading()
-            defer { unlockForReading() }
-            try takeBack(page)
+            lockMappingsForReading()
+            defer { unlockMappingsForReading() }
+            try restoreExclusive(page..<page.advanced(by: 1))
         }
         // Beside others, an invalidation may be waited for only without the lock; with everybody kept out, only with
         // it.
         let sequence = interval.readBegin()
-        if !isPessimistic { lockForReading() }
-        defer { if isPessimistic { unlockForWriting() } else { unlockForReading() } }
+        if !isPessimistic { lockMappingsForReading() }
+        defer { if isPessimistic { unlockMappingsForWriting() } else { unlockMappingsForReading() } }
         guard let grant = try attemptExclusive(page, owner: owner) else { return false }
         return try commit(grant.frame, sequence)
-    }
-
-    /// Makes a page present that is exclusive to somebody, before the sequence of a round is read.
-    ///
-    /// A round that fails leaves the page exclusive to nobody's use. The next attempt has to restore it first, and that
-    /// restore is an invalidation without an owner, which the caller's own interval hears too: within the round it
-    /// would void it, the next one in the same way, and so for ever. `nouveau_atomic_range_fault` (6.12) has this loop.
-    private func takeBack(_ page: PageNumber) throws(HMMError) {
-        guard leaf(page)?.0.softLeaf?.kind == .deviceExclusive else { return }
-        release(try reference(page, .write), [])
     }
 }

@@ -9,19 +9,36 @@ public struct ExclusiveGrant: ~Copyable {
     public let page: PageNumber
     /// The page's frame; where its bytes are, before and after.
     public let frame: FrameNumber
-    private let frames: FrameTable
+    private let granter: any ExclusiveGranter
 
     /// The folio of `frame` is locked and referenced, and both pass to the grant.
-    init(page: PageNumber, frame: FrameNumber, frames: FrameTable) {
+    package init(page: PageNumber, frame: FrameNumber, by granter: any ExclusiveGranter) {
         self.page = page
         self.frame = frame
-        self.frames = frames
+        self.granter = granter
     }
 
     /// The device is programmed: from now on the page may be taken back.
     public consuming func release() {}
 
-    deinit {
+    deinit { granter.endGrant(frame) }
+}
+
+/// Who makes pages exclusive to devices.
+package protocol ExclusiveGranter: AnyObject {
+    /// Whether the page is exclusive to a device, in this frame.
+    func isExclusive(_ page: PageNumber, _ frame: FrameNumber) -> Bool
+    /// From now on the page may be taken back.
+    func endGrant(_ frame: FrameNumber)
+}
+
+extension AddressSpace: ExclusiveGranter {
+    package func isExclusive(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
+        guard let leaf = leaf(page)?.0.softLeaf else { return false }
+        return leaf.kind == .deviceExclusive && leaf.frame == frame
+    }
+
+    package func endGrant(_ frame: FrameNumber) {
         let head = frames.head(of: frame)
         frames.unlockFolio(head)
         frames.put(head)

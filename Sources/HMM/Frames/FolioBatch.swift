@@ -22,7 +22,7 @@ extension FrameTable {
 
     /// Unlocks the folios and drops a reference of each. Those of which it was the last go back to their allocators
     /// together; all of them are single pages, and the array is used as scratch space.
-    func unlockAndPut(_ heads: UnsafeMutablePointer<FrameNumber>, count: Int) {
+    package func unlockAndPut(_ heads: UnsafeMutablePointer<FrameNumber>, count: Int) {
         var free = 0
         for i in 0..<count {
             let frame = heads[i]

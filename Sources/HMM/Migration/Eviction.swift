@@ -106,7 +106,7 @@ extension Machine {
     /// Moves every page of the device home, of all address spaces, once over. Those that are locked, held or without a
     /// place stay. Answers how many moved.
     public func evictAll(of memory: DeviceMemory) -> Int {
-        var moved = 0
+        var moved = foreign?.evictAll(of: memory) ?? 0
         for range in memory.touchedRanges {
             moved += evictRange(of: memory, range.lowerBound, range.upperBound - range.lowerBound).moved
         }
@@ -169,6 +169,7 @@ extension Machine {
         var pause: UInt64 = 1_000
         while !memory.removeRetired() {
             var result = RangeEviction()
+            result.moved = foreign?.evictAll(of: memory) ?? 0
             for chunk in memory.retiredRanges {
                 let part = evictRange(of: memory, chunk.first, chunk.count)
                 result.moved += part.moved

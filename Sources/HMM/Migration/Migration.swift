@@ -17,9 +17,9 @@
 /// Kernel: migrate_vma_setup, migrate_vma_pages, migrate_vma_finalize (mm/migrate_device.c, 6.12), with the walk of
 /// "Migrate on fault for device pages", 2026.
 public struct Migration: ~Copyable {
-    private let state: MigrationState
+    private let state: any MigrationEngine
 
-    fileprivate init(_ state: MigrationState) { self.state = state }
+    package init(_ state: some MigrationEngine) { self.state = state }
 
     // MARK: What was collected
 

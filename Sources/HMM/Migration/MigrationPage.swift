@@ -25,15 +25,15 @@ public struct MigrationPage: Hashable, Sendable {
     public var result: HMMPageResult { HMMPageResult(rawValue: rawValue) }
 }
 
-enum MigrationWord {
-    static let migrate: UInt64 = 1 << 47
-    static let compound: UInt64 = 1 << 46
+package enum MigrationWord {
+    package static let migrate: UInt64 = 1 << 47
+    package static let compound: UInt64 = 1 << 46
     /// Other entries than that of the walk were replaced too: the reverse map leads back to them.
-    static let shared: UInt64 = 1 << 45
+    package static let shared: UInt64 = 1 << 45
     /// The folio is locked and referenced by this migration.
-    static let held: UInt64 = 1 << 44
-    static let flags: UInt64 = migrate | compound | shared | held
+    package static let held: UInt64 = 1 << 44
+    package static let flags: UInt64 = migrate | compound | shared | held
 
     @inline(__always)
-    static func frame(_ word: UInt64) -> FrameNumber { FrameNumber(truncating: word & HMMPageWord.frameMask) }
+    package static func frame(_ word: UInt64) -> FrameNumber { FrameNumber(truncating: word & HMMPageWord.frameMask) }
 }

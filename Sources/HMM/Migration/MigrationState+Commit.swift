@@ -50,61 +50,6 @@ extension MigrationState {
         machine.statistics.pagesToDevice.add(UInt64(toDevice))
         machine.statistics.pagesToSystem.add(UInt64(movedCount + filledHoleCount - toDevice))
     }
-
-    // MARK: Runs for mirrors
-
-    func hasMoved(_ index: Int) -> Bool {
-        let head = max(0, self.index(of: page(index).alignedDown(order: Geometry.pmdOrder)))
-        let isInUnit = source[head] & MigrationWord.compound != 0
-        return source[isInUnit ? head : index] & MigrationWord.migrate != 0
-    }
-
-    func forEachMovedRun(_ body: (HMMRun) -> Void) {
-        forEachRun(body) { index in
-            let word = source[index]
-            guard word & MigrationWord.migrate != 0 else { return nil }
-            let isHole = word & MigrationWord.held == 0
-            // What a hole was filled with obeys the mapping; what was moved obeys its entry.
-            let isWritable = isHole ? vma.isWritable : word & HMMPageWord.write != 0
-            let order = word & MigrationWord.compound == 0 ? 0 : Geometry.pmdOrder
-            return (MigrationWord.frame(destination[index]), isWritable, order)
-        }
-    }
-
-    func forEachResidentRun(_ body: (HMMRun) -> Void) {
-        forEachRun(body) { index in
-            let word = source[index]
-            guard word & (MigrationWord.flags | HMMPageWord.valid) == HMMPageWord.valid else { return nil }
-            let result = HMMPageResult(rawValue: word)
-            return (result.frame, result.isWritable, result.order)
-        }
-    }
-
-    private func forEachRun(
-        _ body: (HMMRun) -> Void, _ page: (Int) -> (frame: FrameNumber, isWritable: Bool, order: Int)?
-    ) {
-        var index = 0
-        while index < pages.pageCount {
-            guard let first = page(index) else {
-                index += 1
-                continue
-            }
-            let isUnit = source[index] & MigrationWord.compound != 0
-            var count = isUnit ? 1 << Geometry.pmdOrder : 1
-            while !isUnit, index + count < pages.pageCount, let next = page(index + count),
-                source[index + count] & MigrationWord.compound == 0, next.frame == first.frame + count,
-                next.isWritable == first.isWritable, next.order == first.order
-            {
-                count += 1
-            }
-            let start = self.page(index)
-            body(
-                HMMRun(
-                    pages: start..<start.advanced(by: count), firstFrame: first.frame, isWritable: first.isWritable,
-                    order: first.order))
-            index += count
-        }
-    }
 }
 
 extension Machine {

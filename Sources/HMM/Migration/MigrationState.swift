@@ -1,9 +1,7 @@
 /// The state of one migration: used by one thread.
 ///
 /// Locks: mmap (the caller's, reading) > the folios of the pages (each by trylock) > reverse maps > PMD and PTE tables.
-final class MigrationState {
-    enum Phase { case setup, collected, committed, finished }
-
+final class MigrationState: MigrationEngine {
     let space: AddressSpace
     let machine: Machine
     let frames: FrameTable
@@ -18,15 +16,12 @@ final class MigrationState {
     /// Every huge leaf is split, whatever is selected, and other large folios stay, as in 6.12.
     let splitsHugeFolios: Bool
 
-    /// The part of what was asked for that is covered.
     var pages: PageRange
     private let capacity: Int
-    /// `MigrationPage` words, by page: results of the walk, and what is collected.
     let source: UnsafeMutablePointer<UInt64>
-    /// Frames that pages go to, by page; 0 for none.
     let destination: UnsafeMutablePointer<UInt64>
 
-    var phase = Phase.setup
+    var phase = MigrationPhase.setup
     /// Pages whose folios are locked by this migration.
     var heldCount = 0
     var collectedCount = 0
@@ -83,14 +78,11 @@ final class MigrationState {
         return vma
     }
 
-    func requirePhase(_ expected: Phase) { precondition(phase == expected, "a step of a migration out of order") }
-
     /// The word at `index` without what the walk and the migration wrote: the driver's marks.
     @inline(__always)
     func clear(_ index: Int) { source[index] &= HMMPageWord.marksMask }
 
-    @inline(__always)
-    func page(_ index: Int) -> PageNumber { pages.lowerBound.advanced(by: index) }
+    var fillsWritable: Bool { vma.isWritable }
 
     /// The folio that the caller has locked, whose lock and reference are not ours.
     var faultHead: FrameNumber? { request.faultFrame.map { frames.head(of: $0) } }

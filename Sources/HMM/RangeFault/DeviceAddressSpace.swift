@@ -38,6 +38,17 @@ public protocol DeviceAddressSpace: AnyObject, Sendable {
 
     /// Counts for summaries: a device fault that took so many rounds.
     func noteDeviceFault(rounds: Int, entries: Int)
+
+    /// Tells mirrors what has become due. A driver calls it at the start of each request, with no lock held.
+    ///
+    /// On live memory a CPU that touches a page in a device's memory takes it without waiting for anybody: the bytes
+    /// are where they should be, and the mirrors hear of it here. The model tells them before it takes the page, and
+    /// this does nothing.
+    func deliverInvalidations()
+}
+
+extension DeviceAddressSpace {
+    public func deliverInvalidations() {}
 }
 
 /// A mapping as drivers see it.
@@ -69,13 +80,33 @@ public enum FramePlace: Hashable, Sendable {
 public struct FrameWindow: @unchecked Sendable {
     // SAFETY: immutable; the arena lives as long as the machine, and contents are accessed word by word, atomically.
     private let base: UnsafeMutableRawPointer
+    /// Where the segments of the running process begin, by their numbers; nil where frames are all of the machine.
+    private let segments: UnsafePointer<UnsafeMutableRawPointer?>?
 
-    public init(base: UnsafeMutableRawPointer) { self.base = base }
+    public init(base: UnsafeMutableRawPointer) {
+        self.base = base
+        segments = nil
+    }
+
+    /// - Parameter segments: an entry is set before the first frame number of its segment is known to anybody.
+    package init(base: UnsafeMutableRawPointer, segments: UnsafePointer<UnsafeMutableRawPointer?>) {
+        self.base = base
+        self.segments = segments
+    }
 
     /// The 512 words of the frame. Others may access them at the same time.
     @inline(__always)
     public func words(of frame: FrameNumber) -> UnsafeMutablePointer<Atomic<UInt64>> {
-        (base + Int(frame.raw) << 12).assumingMemoryBound(to: Atomic<UInt64>.self)
+        let start = frame.isLive ? liveBytes(of: frame) : base + Int(frame.raw) << 12
+        return start.assumingMemoryBound(to: Atomic<UInt64>.self)
+    }
+
+    private func liveBytes(of frame: FrameNumber) -> UnsafeMutableRawPointer {
+        let number = frame.raw & ~FrameNumber.liveBit
+        guard let start = segments?[Int(number >> UInt32(FrameNumber.liveSegmentOrder))] else {
+            preconditionFailure("a live frame of another address space")
+        }
+        return start + Int(number & (1 << UInt32(FrameNumber.liveSegmentOrder) - 1)) << 12
     }
 }
 

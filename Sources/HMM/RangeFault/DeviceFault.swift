@@ -53,6 +53,7 @@ extension DeviceAddressSpace {
         prepare: (inout HMMRange) throws(HMMError) -> Void = { _ in },
         commit: (borrowing HMMRange) throws(HMMError) -> Bool
     ) throws(HMMError) -> Int {
+        deliverInvalidations()
         let turn = notifiers.turns.take(range.pages, owner: policy.owner)
         defer { if let turn { notifiers.turns.give(turn) } }
         let deadline = policy.deadlineNanoseconds.map { SyncClock.now() + $0 }

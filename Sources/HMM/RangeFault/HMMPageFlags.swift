@@ -70,15 +70,15 @@ public struct HMMPageMarks: OptionSet, Hashable, Sendable {
 }
 
 /// The bits of the word.
-enum HMMPageWord {
-    static let valid: UInt64 = 1 << 63
-    static let write: UInt64 = 1 << 62
-    static let error: UInt64 = 1 << 61
-    static let orderShift: UInt64 = 56
-    static let orderMask: UInt64 = 0b11111 << 56
-    static let marksMask: UInt64 = 0xff << 48
-    static let frameMask: UInt64 = (1 << 40) - 1
-    static let requestMask: UInt64 = valid | write
+package enum HMMPageWord {
+    package static let valid: UInt64 = 1 << 63
+    package static let write: UInt64 = 1 << 62
+    package static let error: UInt64 = 1 << 61
+    package static let orderShift: UInt64 = 56
+    package static let orderMask: UInt64 = 0b11111 << 56
+    package static let marksMask: UInt64 = 0xff << 48
+    package static let frameMask: UInt64 = (1 << 40) - 1
+    package static let requestMask: UInt64 = valid | write
 
-    static func order(_ order: Int) -> UInt64 { UInt64(order) << orderShift }
+    package static func order(_ order: Int) -> UInt64 { UInt64(order) << orderShift }
 }

@@ -27,11 +27,11 @@ public struct HMMRange: ~Copyable {
     /// home when they are requested.
     public var ownMemory: DeviceMemory?
     /// One word for each page of `pages`: a request, then a result.
-    let words: UnsafeMutablePointer<UInt64>
+    package let words: UnsafeMutablePointer<UInt64>
     /// Some word may have marks.
     private(set) var hasMarks = false
     /// Counts for summaries: CPU faults made for this range.
-    public internal(set) var faultCount = 0
+    public package(set) var faultCount = 0
 
     /// - Parameter capacity: room for later ranges; at least as many pages as `pages` has.
     public init(_ interval: IntervalNotifier, _ pages: PageRange, capacity: Int? = nil) {

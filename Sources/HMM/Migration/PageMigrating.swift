@@ -1,4 +1,15 @@
-// Whole migrations in one call: prefetch to a device, eviction by address, and the way back for a CPU.
+// Whole migrations in one call: to a device, and back by address.
+
+/// An address space whose pages can move to the memory of a device.
+public protocol PageMigrating: DeviceAddressSpace {
+    /// Collects, copies and commits pages of one mapping (see `AddressSpace.withMigration`). The mmap lock is held.
+    func withMigration<Result>(
+        _ pages: PageRange, _ request: MigrationRequest,
+        _ body: (borrowing Migration) throws(HMMError) -> Result
+    ) throws(HMMError) -> Result
+}
+
+extension AddressSpace: PageMigrating {}
 
 /// What a migration of a range came to.
 public struct MigrationSummary: Hashable, Sendable {
@@ -24,9 +35,9 @@ public struct MigrationSummary: Hashable, Sendable {
     }
 }
 
-extension AddressSpace {
+extension PageMigrating {
     /// Pages of one chunk: as much as one table maps, so that each migration takes one table lock.
-    private static let chunkPages = 1 << Geometry.pmdOrder
+    private static var chunkPages: Int { 1 << Geometry.pmdOrder }
 
     /// Migrates a range chunk by chunk, through as many mappings as it has. Holes between mappings, hugetlb, mappings
     /// without the right to read and those that are no memory are passed over; their pages stay.
@@ -45,17 +56,17 @@ extension AddressSpace {
         var summary = MigrationSummary()
         var page = pages.lowerBound
         while page < pages.upperBound {
-            lockForReading()
-            defer { unlockForReading() }
-            guard let vma = vmas.firstEnding(after: page), vma.pages.lowerBound < pages.upperBound else {
+            lockMappingsForReading()
+            defer { unlockMappingsForReading() }
+            guard let mapping = mapping(endingAfter: page), mapping.pages.lowerBound < pages.upperBound else {
                 summary.stayed += page.distance(to: pages.upperBound)
                 break
             }
-            let start = max(page, vma.pages.lowerBound)
+            let start = max(page, mapping.pages.lowerBound)
             let tableEnd = start.alignedDown(order: Geometry.pmdOrder).advanced(by: Self.chunkPages)
-            let chunk = start..<min(tableEnd, vma.pages.upperBound, pages.upperBound)
+            let chunk = start..<min(tableEnd, mapping.pages.upperBound, pages.upperBound)
             summary.stayed += page.distance(to: start)
-            guard !vma.isHugetlb, !vma.flags.contains(.special), vma.isReadable else {
+            guard !mapping.isHugetlb, !mapping.isSpecial, mapping.protection.contains(.read) else {
                 summary.stayed += chunk.pageCount
                 page = chunk.upperBound
                 continue
@@ -120,63 +131,5 @@ extension AddressSpace {
     ) throws(HMMError) -> MigrationSummary {
         let request = MigrationRequest.toSystem(from: memory, owner: owner)
         return try migrate(pages, request, copy: { $0.copyToSystem() }, map: map)
-    }
-
-    // MARK: A CPU fault on a page of device-private memory
-
-    /// Rounds in which a page may turn out to be held by somebody, before that is an error. Whoever looks at a folio by
-    /// its frame holds it for an instant.
-    private static let bringHomeRounds = 1_000
-
-    /// What a `DevicePrivateFaultHandler` does: moves the page that a CPU faults on to system memory, with those around
-    /// it that are in the same memory, as far as they can be had.
-    ///
-    /// The mmap lock is held for reading, and the folio of `frame` is locked and referenced, as the handler gets them.
-    ///
-    /// - Parameters:
-    ///   - window: pages around it, a power of 2, that are moved along.
-    ///   - map: called after commit, for the driver to drop what it has mapped.
-    /// - Throws: `.outOfMemory`: there was no page to move to. `.noDevice`: the device could not copy. `.busy`:
-    ///   somebody holds the page, and goes on doing so. It stays where it is.
-    public func bringHome(
-        _ page: PageNumber, _ frame: FrameNumber, from memory: DeviceMemory, owner: NotifierOwner? = nil,
-        window: Int = 1, map: (borrowing Migration) throws(HMMError) -> Void = { _ in }
-    ) throws(HMMError) {
-        precondition(window > 0 && window & (window - 1) == 0, "a window is a power of 2")
-        guard let vma = vmas.find(page) else { return }
-        var request = MigrationRequest.toSystem(from: memory, owner: owner)
-        request.faultFrame = frame
-        var isAlone = false
-        for round in 0..<Self.bringHomeRounds {
-            let order = frames.order(ofHead: frames.head(of: frame))
-            let around = vma.pages.intersection(
-                isAlone ? page..<page.advanced(by: 1) : Self.window(window, around: page, order))!
-            var outcome = (isHome: false, hadPlace: true, isCopied: true)
-            try withMigration(around, request) { (migration: borrowing Migration) throws(HMMError) in
-                migration.copyToSystem()
-                let index = migration.pages.lowerBound.distance(to: page)
-                outcome.hadPlace = migration.missingDestinations == 0
-                outcome.isCopied = migration.copyFailures == 0
-                migration.commit()
-                outcome.isHome = migration.hasMoved(index)
-                try map(migration)
-            }
-            if outcome.isHome || leaf(page)?.0.frame != frame { return }
-            guard outcome.hadPlace || !isAlone else {
-                throw HMMError(.outOfMemory, "no system memory for a page of a device")
-            }
-            guard outcome.isCopied || !isAlone else { throw HMMError(.noDevice, "a device cannot give a page back") }
-            // What does not succeed with its neighbours may succeed without them.
-            isAlone = true
-            if round > 0 { SyncClock.sleep(nanoseconds: 1_000) }
-        }
-        throw HMMError(.busy, "a page of a device is held by others")
-    }
-
-    /// The aligned block of `count` pages around `page`, or the 2 MiB that it is a part of.
-    private static func window(_ count: Int, around page: PageNumber, _ order: Int) -> PageRange {
-        let order = max(order, count.trailingZeroBitCount)
-        let first = page.alignedDown(order: order)
-        return first..<first.advanced(by: 1 << order)
     }
 }
