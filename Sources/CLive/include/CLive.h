@@ -53,9 +53,10 @@ struct clive_options {
     bool copy_only;
 };
 
-/// Opens the userfaultfds, registers the arena, installs the SIGBUS handler and starts the fault thread. Once a process.
-/// `arena` is private anonymous memory, readable and writable, aligned to a page (better to 2 MiB), with nothing in it.
-/// -EALREADY if it was called before; -EPERM or -ENOSYS if userfaultfd cannot be had.
+/// Opens the userfaultfds, registers the arena, installs the SIGBUS handler and starts the fault thread. Once a
+/// process. `arena` is private anonymous memory, readable and writable, aligned to a page (better to 2 MiB), with
+/// nothing in it; frame 0 stays unused. -EALREADY if it was called before; -EPERM or -ENOSYS if userfaultfd cannot be
+/// had.
 int clive_start(void *_Nonnull arena, uint64_t arena_frames, const struct clive_options *_Nonnull options);
 void clive_set_fault_around(uint32_t pages);
 

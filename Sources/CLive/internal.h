@@ -1,0 +1,127 @@
+#ifndef SWIFT_HMM_CLIVE_INTERNAL_H
+#define SWIFT_HMM_CLIVE_INTERNAL_H
+// What the files of this target share.
+#include "include/CLive.h"
+#include "kernel.h"
+
+#pragma GCC visibility push(hidden)
+
+// Bits of a word that only this target uses.
+enum {
+    /// RETURNED, and mirrors were not told: an entry of the queue or a scan will deliver it.
+    WORD_UNDELIVERED = 1 << 8,
+    /// RETURNED, and the slot has a copy for devices that read; home is write-protected while it has.
+    WORD_COPIED = 1 << 9,
+};
+
+/// The state of 1 GiB of memory. Zeroed memory is a segment with everything at home.
+struct segment {
+    uint64_t words[CLIVE_PAGES_OF_SEGMENT];
+    /// 0, or 1 + the mode in which the page is registered. Written by clive_register and clive_unregister, read by
+    /// fault handlers.
+    uint8_t modes[CLIVE_PAGES_OF_SEGMENT];
+    int32_t number;
+};
+enum { SEGMENT_SLOTS = 1 << 18 };
+/// By page / CLIVE_PAGES_OF_SEGMENT. An entry is set once.
+extern struct segment *clive_segments[SEGMENT_SLOTS];
+
+struct live {
+    /// By clive_mode. The same file twice where the kernel cannot raise SIGBUS.
+    int uffd[2];
+    int pagemap, maps;
+    bool started, can_move, can_protect, can_zero, sigbus;
+    uint64_t arena_page, arena_frames;
+    uint64_t *owners;
+    uint32_t fault_around;
+    /// The gate of fork: while `gate` is set nobody starts to answer a fault; `answering` threads are in it.
+    uint32_t gate, answering;
+    uint64_t features;
+    struct clive_counts counts;
+};
+extern struct live live;
+
+static inline struct segment *segment_of(uint64_t page) {
+    uint64_t index = page / CLIVE_PAGES_OF_SEGMENT;
+    return index < SEGMENT_SLOTS ? __atomic_load_n(&clive_segments[index], __ATOMIC_ACQUIRE) : NULL;
+}
+/// 0, or 1 + the mode.
+static inline uint8_t mode_byte(uint64_t page) {
+    struct segment *s = segment_of(page);
+    return s ? __atomic_load_n(&s->modes[page % CLIVE_PAGES_OF_SEGMENT], __ATOMIC_RELAXED) & 3 : 0;
+}
+/// The userfaultfd of a registered page, or -1.
+static inline int uffd_of(uint64_t page) {
+    uint8_t byte = mode_byte(page);
+    return byte ? live.uffd[byte - 1] : -1;
+}
+/// The arena belongs to the on-thread userfaultfd.
+static inline int arena_uffd(void) { return live.uffd[CLIVE_ON_THREAD]; }
+static inline uint64_t slot_page(uint32_t frame) { return live.arena_page + frame; }
+static inline uint64_t owner_of(uint32_t frame) {
+    return frame < live.arena_frames ? __atomic_load_n(&live.owners[frame], __ATOMIC_ACQUIRE) : 0;
+}
+static inline void set_owner(uint32_t frame, uint64_t page) {
+    if (frame < live.arena_frames) __atomic_store_n(&live.owners[frame], page, __ATOMIC_RELEASE);
+}
+static inline uint64_t with_state(uint64_t word, uint64_t state) { return (word & ~(uint64_t)CLIVE_STATE) | state; }
+static inline void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
+
+/// Gives way while somebody else owns what is waited for: first the processor, then real time.
+void wait_turn(unsigned turn);
+void sleep_ns(uint64_t nanoseconds);
+/// Owns the page: waits while it is BUSY, makes it BUSY and answers the word as it was.
+uint64_t own_word(uint64_t *word);
+
+// transfer.c
+enum {
+    /// The destination is a slot, otherwise a home.
+    TO_SLOT = 1,
+    /// CPUs and devices may be looking: a copy may not be seen before the original is gone.
+    WATCHED = 2,
+    /// The pages come home write-protected.
+    PROTECTED = 4,
+};
+/// Moves pages from `from` to `to`, copies what cannot be moved. All of them are owned. A hole stays a hole. Answers
+/// how many went, from the first; if fewer than `n`, `error` says why the next one did not.
+size_t transfer(int home_uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error);
+/// UFFDIO_WRITEPROTECT of what is present. 0, or a negative errno.
+long protect_pages(int uffd, uint64_t page, uint64_t n, bool on);
+/// A page of zeros where nothing is. 0 if there is something now (also if there was before: `was_present`), or a
+/// negative errno.
+long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present);
+/// Drops bytes, of locked memory too.
+long drop_pages(uint64_t page, uint64_t n);
+
+// resolve.c
+enum {
+    FAULT_WRITE = 1,
+    /// The page is there, but protected.
+    FAULT_PROTECTED = 2,
+    /// The machine does not tell: any of the above may be true.
+    FAULT_UNSURE = 4,
+};
+/// Answers a fault. False: it is none of ours.
+bool resolve(uint64_t address, unsigned kind);
+
+// returns.c
+void push_return(uint64_t page, uint32_t frame, uint32_t bits);
+/// Wakes the reader, if it sleeps, after some pushes.
+void announce_returns(void);
+
+// ranges.c
+int open_uffds(void);
+int register_everything(void);
+int protect_everything(void);
+
+// handlers.c
+int install_handler(void);
+int start_fault_thread(void);
+
+// maps.c, look.c
+int open_proc_files(void);
+/// Entries of /proc/self/pagemap. Signal-safe.
+bool read_pagemap(uint64_t page, size_t n, uint64_t *entries);
+
+#pragma GCC visibility pop
+#endif

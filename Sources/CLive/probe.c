@@ -1,0 +1,113 @@
+// What this kernel lets this process do, found by trying it on memory of its own.
+#define _GNU_SOURCE
+#include "internal.h"
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+/// Opens a userfaultfd in the first way that works; the errno of the plain way if none does.
+static int open_any(struct clive_features *out) {
+    long plain = kernel_call(SYS_userfaultfd, O_CLOEXEC, 0, 0, 0, 0, 0);
+    if (plain >= 0) {
+        out->kernel_faults = true;
+        return (int)plain;
+    }
+    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    if (device >= 0) {
+        long opened = kernel_call(SYS_ioctl, device, UFFD_DEVICE_NEW, O_CLOEXEC, 0, 0, 0);
+        close(device);
+        if (opened >= 0) {
+            out->via_device = out->kernel_faults = true;
+            return (int)opened;
+        }
+    }
+    long user_only = kernel_call(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_FAULTS_ONLY, 0, 0, 0, 0, 0);
+    if (user_only >= 0) return (int)user_only;
+    out->open_error = (int)-plain;
+    return -1;
+}
+
+static int enable(int uffd, uint64_t features, struct clive_features *out) {
+    struct kernel_uffd_api api = { .api = 0xAA, .features = features };
+    long result = kernel_ioctl(uffd, UFFD_API, &api);
+    if (result == 0) out->uffd_features = api.features;
+    return (int)result;
+}
+
+/// What can be done to private anonymous memory that is registered.
+static uint64_t ioctls_of(int uffd, void *page, uint64_t mode) {
+    struct kernel_uffd_register range = { { (uint64_t)(uintptr_t)page, PAGE_BYTES }, mode, 0 };
+    return kernel_ioctl(uffd, UFFD_REGISTER, &range) == 0 ? range.ioctls : 0;
+}
+
+static bool can(uint64_t ioctls, unsigned number) { return ioctls >> number & 1; }
+
+static void probe_uffd(struct clive_features *out, void *page) {
+    int uffd = open_any(out);
+    if (uffd < 0) return;
+    int error = enable(uffd, 0, out);
+    close(uffd);
+    if (error) {
+        out->open_error = -error;
+        return;
+    }
+    // A file answers once what it can do, then does only what it was asked for.
+    struct clive_features again = { 0 };
+    uint64_t features = out->uffd_features;
+    uffd = open_any(&again);
+    if (uffd < 0) return;
+    enable(uffd, features & (FEATURE_WP | FEATURE_MOVE), &again);
+    out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING | UFFD_WP);
+    out->write_protect = features & FEATURE_WP && can(out->uffd_ioctls, 6);
+    if (!out->uffd_ioctls) out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING);
+    out->copy = can(out->uffd_ioctls, 3);
+    out->zeropage = can(out->uffd_ioctls, 4);
+    out->move = features & FEATURE_MOVE && can(out->uffd_ioctls, 5);
+    out->sigbus = features & FEATURE_SIGBUS;
+    out->wp_unpopulated = features & FEATURE_WP_UNPOPULATED;
+    out->wp_async = features & FEATURE_WP_ASYNC;
+    out->poison = features & FEATURE_POISON;
+    out->minor_shmem = features & FEATURE_MINOR_SHMEM;
+    out->thread_id = features & FEATURE_THREAD_ID;
+    out->exact_address = features & FEATURE_EXACT_ADDRESS;
+    close(uffd);
+}
+
+static void probe_proc(struct clive_features *out, void *page) {
+    uint64_t start = (uint64_t)(uintptr_t)page, entry = 0;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap >= 0) {
+        struct kernel_scan_region region;
+        struct kernel_scan scan = {
+            .bytes = sizeof scan, .start = start, .end = start + PAGE_BYTES, .regions = (uint64_t)(uintptr_t)&region,
+            .region_count = 1, .any_of = SCAN_PRESENT, .wanted = SCAN_PRESENT,
+        };
+        out->pagemap_scan = kernel_ioctl(pagemap, PAGEMAP_SCAN_CALL, &scan) == 1;
+        if (pread(pagemap, &entry, 8, (off_t)(start / PAGE_BYTES * 8)) == 8)
+            out->pfn_visible = entry & PAGEMAP_PRESENT && entry & PAGEMAP_FRAME;
+        close(pagemap);
+    }
+    int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
+    if (maps >= 0) {
+        struct kernel_map_query query = { .bytes = sizeof query, .address = start };
+        out->procmap_query = kernel_ioctl(maps, PROCMAP_QUERY_CALL, &query) == 0;
+        close(maps);
+    }
+}
+
+void clive_probe(struct clive_features *out) {
+    memset(out, 0, sizeof *out);
+    size_t bytes = 2 * PAGE_BYTES;
+    uint8_t *pages = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (pages == MAP_FAILED) {
+        out->open_error = ENOMEM;
+        return;
+    }
+    *(volatile uint8_t *)pages = 1;
+    probe_proc(out, pages);
+    out->populate = kernel_advise((uint64_t)(uintptr_t)pages / PAGE_BYTES + 1, 1, ADVISE_POPULATE_READ) == 0;
+    probe_uffd(out, pages);
+    munmap(pages, bytes);
+}

@@ -1,0 +1,209 @@
+// The answer to a fault, on whatever thread it came: a CPU that misses a page or writes a protected one, a device that
+// misses a slot. Runs in a signal handler: no lock, no allocation, no errno.
+#include "internal.h"
+#include <errno.h>
+
+/// A fault that owners keep for themselves is waited for; the gate holds new ones off while a process forks.
+static void enter(void) {
+    for (unsigned turn = 0;; turn++) {
+        __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
+        if (__atomic_load_n(&live.gate, __ATOMIC_SEQ_CST) == 0) return;
+        __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
+        wait_turn(turn);
+    }
+}
+
+static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
+
+/// A write to a page that is there but protected: let through, and told.
+static bool let_through(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
+    if (w & WORD_COPIED) {
+        drop_pages(slot_page(clive_frame_of(w)), 1);
+        w &= ~(uint64_t)WORD_COPIED;
+    }
+    bool done = protect_pages(uffd, page, 1, false) == 0;
+    bool is_news = done && !(w & CLIVE_WP_HIT);
+    clive_store(word, is_news ? w | CLIVE_WP_HIT : w);
+    count(&live.counts.write_protect_faults, 1);
+    if (is_news) {
+        push_return(page, 0, CLIVE_COW);
+        announce_returns();
+    }
+    return done;
+}
+
+/// The page is at home, or nowhere.
+static bool answer_at_home(uint64_t page, uint64_t *word, uint64_t w, int uffd, unsigned kind) {
+    if (kind & FAULT_PROTECTED) return let_through(page, word, w, uffd);
+    bool was_present;
+    bool done = fill_with_zeros(uffd, page, kind & FAULT_WRITE, &was_present) == 0;
+    if (done && was_present && kind & FAULT_UNSURE) return let_through(page, word, w, uffd);
+    clive_store(word, w);
+    return done;
+}
+
+/// Owns the pages that follow (`step` 1) or come before (-1) `page` in memory and in the arena alike.
+static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int step) {
+    uint64_t *word = clive_word(page);
+    uint32_t frame = clive_frame_of(w);
+    uint8_t mode = mode_byte(page);
+    while (page != limit) {
+        uint64_t next = clive_load(word += step);
+        bool fits = clive_state_of(next) == CLIVE_AWAY && clive_frame_of(next) == (frame += (uint32_t)step)
+            && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & CLIVE_READONLY);
+        if (!fits || mode_byte(page + (uint64_t)(int64_t)step) != mode) break;
+        if (!clive_cas(word, next, with_state(next, CLIVE_BUSY))) break;
+        page += (uint64_t)(int64_t)step;
+    }
+    return page;
+}
+
+/// Brings owned pages home, from `first` to `last`, which have frames one after the other. `w` is the word of `first`.
+/// 0, or the errno for the first page that did not come; those stay away.
+static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
+    size_t n = (size_t)(last - first + 1);
+    int error = 0;
+    unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : 0);
+    size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
+    uint64_t *word = clive_word(first);
+    for (size_t i = 0; i < n; i++, word++) {
+        uint64_t now = clive_load(word);
+        if (i >= done) {
+            clive_store(word, with_state(now, CLIVE_AWAY));
+            continue;
+        }
+        clive_store(word, with_state(now, CLIVE_RETURNED) | WORD_UNDELIVERED);
+        push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
+    }
+    return done == n ? 0 : error;
+}
+
+/// The other pages of the block that are away and may come home too.
+static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd) {
+    uint8_t mode = mode_byte(page);
+    uint64_t *word = clive_word(block);
+    for (uint64_t next = block; next < end;) {
+        uint64_t w = clive_load(&word[next - block]);
+        if (clive_state_of(w) != CLIVE_AWAY || w & CLIVE_EXCLUSIVE || mode_byte(next) != mode
+            || !clive_cas(&word[next - block], w, with_state(w, CLIVE_BUSY))) {
+            next++;
+            continue;
+        }
+        uint64_t last = own_neighbours(next, w, end - 1, 1);
+        if (bring_run(next, last, w, uffd)) return;
+        next = last + 1;
+    }
+}
+
+/// The page is away, and owned now.
+static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
+    uint64_t around = __atomic_load_n(&live.fault_around, __ATOMIC_RELAXED);
+    uint64_t block = page & ~(around - 1), end = block + around, first = page, last = page;
+    bool alone = around <= 1 || w & CLIVE_EXCLUSIVE;
+    if (!alone) {
+        last = own_neighbours(page, w, end - 1, 1);
+        first = own_neighbours(page, w, block, -1);
+    }
+    int error = bring_run(first, last, clive_load(word - (page - first)), uffd);
+    if (error && clive_state_of(clive_load(word)) == CLIVE_AWAY) {
+        // A neighbour stood in the way, or the page itself cannot come.
+        w = own_word(word);
+        error = 0;
+        if (clive_state_of(w) == CLIVE_AWAY) error = bring_run(page, page, w, uffd);
+        else clive_store(word, w);
+    } else {
+        error = 0;
+    }
+    if (!error && !alone && last - first + 1 < around) bring_around(page, block, end, uffd);
+    announce_returns();
+    return error == 0;
+}
+
+static bool answer_home(uint64_t page, int uffd, unsigned kind) {
+    uint64_t *word = clive_word(page);
+    uint64_t w = own_word(word);
+    if (clive_state_of(w) == CLIVE_AWAY) {
+        count(&live.counts.cpu_faults, 1);
+        return answer_away(page, word, w, uffd);
+    }
+    return answer_at_home(page, word, w, uffd, kind);
+}
+
+enum answer { ANSWERED, LATER };
+
+/// The slot of a page that a CPU took back: the device gets it again.
+static enum answer fetch_again(uint32_t frame, uint64_t page, uint64_t *word, uint64_t w, unsigned kind) {
+    int uffd = uffd_of(page), error = 0;
+    if (w & WORD_COPIED) drop_pages(slot_page(frame), 1);
+    w &= ~(uint64_t)WORD_COPIED;
+    count(&live.counts.device_faults, 1);
+    if (uffd >= 0 && transfer(uffd, slot_page(frame), page, 1, TO_SLOT | WATCHED, &error) == 1) {
+        clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)WORD_UNDELIVERED);
+        return ANSWERED;
+    }
+    if (kind & FAULT_WRITE && error == EBUSY) {
+        // Pinned: a device must not write another copy.
+        clive_store(word, w);
+        return LATER;
+    }
+    // A device that reads gets a copy; a CPU that writes afterwards drops it.
+    size_t copied = 0;
+    struct kernel_uffd_transfer copy = {
+        .to = slot_page(frame) * PAGE_BYTES, .from = page * PAGE_BYTES, .bytes = PAGE_BYTES,
+        .mode = UFFD_ASLEEP | (live.can_protect ? UFFD_COPY_PROTECTED : 0),
+    };
+    if (error == EBUSY && protect_pages(uffd, page, 1, true) == 0)
+        copied = kernel_ioctl(arena_uffd(), UFFD_COPY, &copy) == 0;
+    bool was_present;
+    if (!copied) fill_with_zeros(arena_uffd(), slot_page(frame), false, &was_present);
+    clive_store(word, w | WORD_COPIED);
+    return ANSWERED;
+}
+
+static enum answer answer_slot(uint32_t frame, unsigned kind) {
+    uint64_t slot = slot_page(frame);
+    for (unsigned turn = 0;; turn++) {
+        uint64_t page = owner_of(frame);
+        uint64_t *word = page ? clive_word(page) : NULL;
+        uint64_t w = word ? clive_load(word) : 0;
+        uint32_t state = clive_state_of(w);
+        bool was_present;
+        if (state == CLIVE_BUSY && clive_frame_of(w) == frame) {
+            wait_turn(turn);
+            continue;
+        }
+        if (state == CLIVE_HOME || clive_frame_of(w) != frame) {
+            if (owner_of(frame) != page) continue;
+            // Nobody's.
+            if (kind & FAULT_PROTECTED) protect_pages(arena_uffd(), slot, 1, false);
+            else fill_with_zeros(arena_uffd(), slot, kind & FAULT_WRITE, &was_present);
+            if (kind & FAULT_UNSURE) protect_pages(arena_uffd(), slot, 1, false);
+            return ANSWERED;
+        }
+        if (!clive_cas(word, w, with_state(w, CLIVE_BUSY))) continue;
+        if (state == CLIVE_RETURNED) return fetch_again(frame, page, word, w, kind);
+        if (!(kind & FAULT_PROTECTED)) fill_with_zeros(arena_uffd(), slot, kind & FAULT_WRITE, &was_present);
+        if (kind & (FAULT_PROTECTED | FAULT_UNSURE)) protect_pages(arena_uffd(), slot, 1, false);
+        clive_store(word, w);
+        return ANSWERED;
+    }
+}
+
+bool resolve(uint64_t address, unsigned kind) {
+    uint64_t page = address / PAGE_BYTES;
+    if (page - live.arena_page < live.arena_frames) {
+        for (;;) {
+            enter();
+            enum answer answer = answer_slot((uint32_t)(page - live.arena_page), kind);
+            leave();
+            if (answer == ANSWERED) return true;
+            sleep_ns(100000);
+        }
+    }
+    int uffd = uffd_of(page);
+    if (uffd < 0) return false;
+    enter();
+    bool answered = answer_home(page, uffd, kind);
+    leave();
+    return answered;
+}

@@ -1,0 +1,80 @@
+// The beginning, and what fork does to it.
+#include "internal.h"
+#include <errno.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+struct live live = { .uffd = { -1, -1 }, .pagemap = -1, .maps = -1, .fault_around = 1 };
+
+void clive_set_fault_around(uint32_t pages) {
+    uint32_t rounded = 1;
+    while (rounded < 512 && rounded * 2 <= pages) rounded *= 2;
+    __atomic_store_n(&live.fault_around, rounded, __ATOMIC_RELAXED);
+}
+
+static int start(void *arena, uint64_t arena_frames, const struct clive_options *options) {
+    struct clive_features features;
+    clive_probe(&features);
+    if (features.open_error) return -features.open_error;
+    live.features = features.uffd_features;
+    live.sigbus = features.sigbus;
+    live.can_move = features.move && !options->copy_only;
+    live.can_protect = features.write_protect;
+    live.can_zero = features.zeropage;
+    clive_set_fault_around(options->fault_around_pages);
+    live.arena_page = (uint64_t)(uintptr_t)arena / PAGE_BYTES;
+    live.arena_frames = arena_frames;
+    live.owners = mmap(NULL, arena_frames * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
+                       0);
+    if (live.owners == MAP_FAILED) return -ENOMEM;
+    int error = open_proc_files();
+    if (!error) error = open_uffds();
+    if (!error) error = install_handler();
+    if (!error) error = start_fault_thread();
+    if (!error) error = register_everything();
+    return error;
+}
+
+int clive_start(void *arena, uint64_t arena_frames, const struct clive_options *options) {
+    if (live.started) return -EALREADY;
+    int error = start(arena, arena_frames, options);
+    live.started = error == 0;
+    return error;
+}
+
+void clive_before_fork(void) {
+    __atomic_store_n(&live.gate, 1, __ATOMIC_SEQ_CST);
+    for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
+}
+
+int clive_after_fork_in_parent(void) {
+    int error = live.started ? protect_everything() : 0;
+    __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
+    return error;
+}
+
+int clive_after_fork_in_child(void) {
+    int error = 0;
+    if (live.started) {
+        // These belong to the memory of the parent.
+        close(live.pagemap);
+        close(live.maps);
+        close(live.uffd[CLIVE_ON_THREAD]);
+        if (live.uffd[CLIVE_HANDLER_THREAD] != live.uffd[CLIVE_ON_THREAD]) close(live.uffd[CLIVE_HANDLER_THREAD]);
+        error = open_proc_files();
+        if (!error) error = open_uffds();
+        if (!error) error = register_everything();
+        if (!error) error = protect_everything();
+        if (!error) error = start_fault_thread();
+    }
+    // Threads of the parent that stood at the gate are not here.
+    __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
+    return error;
+}
+
+void clive_read_counts(struct clive_counts *out) {
+    const uint64_t *from = (const uint64_t *)&live.counts;
+    uint64_t *to = (uint64_t *)out;
+    for (size_t i = 0; i < sizeof *out / sizeof *to; i++) to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}
