@@ -4,6 +4,7 @@
 #include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <string.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
@@ -26,6 +27,8 @@ void hmm_bucket_lock_slow(struct hmm_bucket *b) {
         if (turn % 64 == 63) sched_yield(); else hmm_cpu_pause();
     }
 }
+
+void hmm_buckets_forget(void) { memset(hmm_buckets, 0, sizeof hmm_buckets); }
 
 void hmm_waiter_sleep(struct hmm_waiter *w) {
     while (__atomic_load_n(&w->woken, __ATOMIC_ACQUIRE) == 0)

@@ -135,6 +135,8 @@ static inline struct hmm_bucket *_Nonnull hmm_bucket_of(uintptr_t key) {
     return &hmm_buckets[((uint64_t)key * 0x9E3779B97F4A7C15ull) >> 56];
 }
 void hmm_bucket_lock_slow(struct hmm_bucket *_Nonnull b);
+/// Takes every sleeper out of every chain: for the child of a fork, in which they do not exist.
+void hmm_buckets_forget(void);
 /// The raw lock of a bucket: held for a few instructions, never while anything waits.
 static inline void hmm_bucket_lock(struct hmm_bucket *_Nonnull b) {
     if (__atomic_exchange_n(&b->lock, 1, __ATOMIC_ACQUIRE) != 0) hmm_bucket_lock_slow(b);

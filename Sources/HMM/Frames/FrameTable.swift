@@ -81,6 +81,9 @@ public final class FrameTable: @unchecked Sendable {
         privateZones.deallocate()
     }
 
+    /// All bytes, from frame 0 on, and how many frames there can ever be.
+    package var arena: (base: UnsafeMutableRawPointer, frameCount: Int) { (bytes, Int(limit.raw)) }
+
     // MARK: Bytes
 
     /// The first byte of the frame.

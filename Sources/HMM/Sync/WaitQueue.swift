@@ -37,6 +37,9 @@ public enum WaitQueue {
             }, commit: { _ in }) != 0
     }
 
+    /// Nobody sleeps any more: for the child of a fork, in which there are no other threads.
+    package static func forgetSleepers() { hmm_buckets_forget() }
+
     /// The number of threads that sleep on `key` at this moment.
     package static func sleeperCount(_ key: UInt) -> Int {
         let (bucket, isShared) = bucket(of: key)

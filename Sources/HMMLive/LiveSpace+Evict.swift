@@ -1,0 +1,82 @@
+import CLive
+import HMM
+
+// Device memory is given up without asking for addresses: a slot knows its page.
+//
+// Lock order: mmap (reading) > folio, by trylock > driver locks (in callbacks).
+
+extension LiveSpace: ForeignAddressSpace {
+    /// The page whose bytes the frame of a device has, or nil.
+    private func page(of frame: FrameNumber, in memory: DeviceMemory) -> PageNumber? {
+        let raw = memory.kind == .coherent ? coherentPage(frame).pointee : clive_owner(frame.raw)
+        return raw == 0 ? nil : PageNumber(raw)
+    }
+
+    func coherentPage(_ frame: FrameNumber) -> UnsafeMutablePointer<UInt64> {
+        coherentPages.elements(of: UInt64.self) + Int(frame.raw)
+    }
+
+    package func evictAll(of memory: DeviceMemory) -> Int {
+        deliverInvalidations()
+        mmapLock.lockRead()
+        defer { mmapLock.unlockRead() }
+        var moved = 0
+        for range in memory.chunkRanges {
+            for offset in 0..<range.count { moved += evict(range.first + offset, of: memory) }
+        }
+        return moved
+    }
+
+    /// Brings pages home that their device has not used for longest. The mmap lock is held. Answers how many came.
+    func evictLeastRecentlyUsed(of memory: DeviceMemory, count: Int) -> Int {
+        var freed = 0
+        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: 64) { batch in
+            // A device in full use answers the same pages again and again, if none can go.
+            var misses = 0
+            while freed < count, misses < 4 {
+                let found = memory.leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
+                if found == 0 { break }
+                let before = freed
+                for index in 0..<found { freed += evict(batch[index], of: memory) }
+                misses = freed == before ? misses + 1 : 0
+            }
+        }
+        return freed
+    }
+
+    /// One page, if nobody has its folio locked.
+    private func evict(_ frame: FrameNumber, of memory: DeviceMemory) -> Int {
+        let frames = machine.frames
+        guard let page = page(of: frame, in: memory), frames.tryGet(frame) else { return 0 }
+        guard frames.tryLockFolio(frame) else {
+            frames.put(frame)
+            return 0
+        }
+        defer {
+            frames.unlockFolio(frame)
+            frames.put(frame)
+        }
+        let pages = page..<page.advanced(by: 1)
+        if memory.kind == .coherent { return uncount(page, frame) ? 1 : 0 }
+        guard LiveWord.load(page).frame == frame else { return 0 }
+        return bringHome(pages, .clear)
+    }
+
+    /// The page is the device's no more; its bytes were at its address all the time. The folio is locked.
+    func uncount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
+        let word = LiveWord.load(page)
+        guard word.isCoherent, word.frame == frame, let pointer = clive_word(page.raw) else { return false }
+        let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)
+        let isDone = telling(InvalidationRange(.clear, page..<page.advanced(by: 1))) {
+            clive_cas(pointer, word.raw, kept)
+        }
+        guard isDone else { return false }
+        coherentPage(frame).pointee = 0
+        machine.frames.put(frame)
+        machine.statistics.pagesToSystem.add()
+        return true
+    }
+}
+
+/// The bits of a word that name its frame; the header has them as an expression that Swift does not import.
+let CLIVE_FRAME_BITS: UInt64 = 0xffff_ffff << UInt64(CLIVE_FRAME_SHIFT)

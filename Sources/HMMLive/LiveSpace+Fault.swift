@@ -1,0 +1,98 @@
+import CLive
+import HMM
+
+// Faults that are made for a device, in normal context: mirrors are told before, as a kernel does it.
+//
+// Lock order: mmap (the caller's) > driver locks (in callbacks).
+
+extension LiveSpace {
+    /// Makes the pages present, and writable if so wanted, as if a CPU had touched each: pages in a device's memory
+    /// come home, exclusive ones are restored. The mmap lock is held; `pages` lie in one mapping and in one table.
+    ///
+    /// - Throws: `.badAddress` when a page cannot be had.
+    func faultIn(_ pages: PageRange, write: Bool, in mapping: LiveMapping) throws(HMMError) {
+        // A CPU, or the kernel for want of memory, may take back at once what was made; it does not do so for ever.
+        for _ in 0..<64 {
+            var hasHoles = false
+            var broken: PageRange?
+            var away: [PageNumber] = []
+            try LiveLook.forEach(pages, in: mapping) { page, seen throws(HMMError) in
+                if seen.word.isAway { away.append(page) }
+                if seen.isHole { hasHoles = true }
+                if write, seen.isPresent, !seen.isWritable {
+                    broken = (broken?.lowerBound ?? page)..<page.advanced(by: 1)
+                }
+                return true
+            }
+            for page in away { try fetch(page) }
+            machine.statistics.cpuFaults.add(UInt64(pages.pageCount))
+            if try populate(pages, write: write, hasHoles: hasHoles || !away.isEmpty, broken: broken) { return }
+        }
+        throw HMMError(.badAddress, "a page that was requested could not be made present")
+    }
+
+    /// Brings one page home that is in a slot, as a CPU's access would.
+    private func fetch(_ page: PageNumber) throws(HMMError) {
+        let word = LiveWord.load(page)
+        guard word.isAway else { return }
+        let pages = page..<page.advanced(by: 1)
+        if word.isExclusive {
+            try restoreExclusive(pages)
+        } else {
+            let owner = machine.privateFaultHandler(for: word.frame)?.pageCameHome(page, in: notifiers)
+            bringHome(pages, .migrate, owner: owner)
+        }
+    }
+
+    /// False: not everything is there yet.
+    private func populate(
+        _ pages: PageRange, write: Bool, hasHoles: Bool, broken: PageRange?
+    ) throws(HMMError) -> Bool {
+        let first = pages.lowerBound.raw
+        let isRegistered = clive_registered(first) >= 0
+        // The kernel would ask us for what is missing.
+        if hasHoles, isRegistered { _ = clive_zero(first, pages.pageCount) }
+        guard let broken else { return clive_populate(first, pages.pageCount, write) == 0 }
+        return telling(InvalidationRange(.clear, broken)) {
+            if isRegistered { _ = clive_write_protect(broken.lowerBound.raw, broken.pageCount, false) }
+            return clive_populate(first, pages.pageCount, write) == 0
+        }
+    }
+
+    /// Runs `body` as the change that mirrors are told of.
+    func telling<Result>(_ range: InvalidationRange, _ body: () -> Result) -> Result {
+        let invalidation = Invalidation.begin(notifiers, range)
+        let result = body()
+        invalidation.end()
+        return result
+    }
+
+    // MARK: Home
+
+    /// Brings pages of the range home that are in slots, after telling mirrors. The mmap lock is held. Answers how many
+    /// came; those whose folios others have locked stay.
+    @discardableResult
+    func bringHome(_ pages: PageRange, _ event: InvalidationEvent, owner: NotifierOwner? = nil) -> Int {
+        telling(InvalidationRange(event, pages, owner: owner)) { bringHome(pages) }
+    }
+
+    private func bringHome(_ pages: PageRange) -> Int {
+        let count = pages.pageCount
+        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: count) { results in
+            withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: count) { frames in
+                for (index, page) in pages.enumerated() {
+                    let word = LiveWord.load(page)
+                    frames[index] = word.isAway || word.isReturned ? word.frame : .none
+                }
+                clive_bring(pages.lowerBound.raw, count, results.baseAddress!)
+                var moved = 0
+                for index in 0..<count where results[index] == 0 && frames[index] != .none {
+                    machine.frames.put(frames[index])
+                    moved += 1
+                }
+                machine.statistics.pagesToSystem.add(UInt64(moved))
+                return moved
+            }
+        }
+    }
+}

@@ -1,0 +1,98 @@
+import CLive
+import Glibc
+import HMM
+
+/// An array of plain values that the process and its devices share: the same pointer is good on both sides.
+///
+/// Ordinary code uses `elements` as it would any buffer; a page that a device has taken comes back when it is touched.
+/// A device uses `pages`, or `SoftwareDevice.run(over:)`. Faults are answered on the faulting thread: give such memory
+/// to a system call only after it was touched, or make the buffer with `usedBySystemCalls`.
+public final class SharedBuffer<Element: BitwiseCopyable>: @unchecked Sendable {
+    // Immutable. What the elements hold is the business of those who share them, as with any pointer.
+    public let elements: UnsafeMutableBufferPointer<Element>
+    public let space: LiveSpace
+    /// The pages that the elements lie in; the buffer has them for itself.
+    public let pages: PageRange
+
+    /// A buffer of zeros.
+    ///
+    /// - Parameters:
+    ///   - usedBySystemCalls: faults are answered by the handler thread, which is slower, and then read(2) and the like
+    ///     may have the buffer whatever devices do.
+    ///   - hugePages: the kernel may use pages of 2 MiB, which move whole.
+    /// - Throws: `.outOfMemory`; the errors of `LiveSpace.start`.
+    public init(
+        count: Int, usedBySystemCalls: Bool = false, hugePages: Bool = false
+    ) throws(HMMError) {
+        guard count > 0 else { throw HMMError(.invalidArgument, "a buffer of no elements") }
+        space = try LiveSpace.shared
+        let pageBytes = Geometry.pageSizeBytes
+        let bytes = (count * MemoryLayout<Element>.stride + pageBytes - 1) / pageBytes * pageBytes
+        let start = try Self.map(bytes, hugePages: hugePages)
+        let first = PageNumber(containing: VirtualAddress(UInt64(UInt(bitPattern: start))))
+        pages = first..<first.advanced(by: bytes / pageBytes)
+        elements = UnsafeMutableBufferPointer(
+            start: start.bindMemory(to: Element.self, capacity: count), count: count)
+        do throws(HMMError) {
+            let configured = space.configuration.defaultFaults
+            let path = configured == .automatic ? LiveSpace.FaultPath.onThread : configured
+            try space.adopt(pages, faults: usedBySystemCalls ? .handlerThread : path)
+        } catch {
+            munmap(start, bytes)
+            throw error
+        }
+    }
+
+    deinit { _ = space.unmap(pages) }
+
+    /// Fresh memory, aligned to 2 MiB.
+    private static func map(_ bytes: Int, hugePages: Bool) throws(HMMError) -> UnsafeMutableRawPointer {
+        let alignment = 2 << 20
+        let whole = mmap(nil, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        guard let whole, whole != MAP_FAILED else { throw HMMError(.outOfMemory, "no memory for a shared buffer") }
+        let skipped = (alignment - Int(bitPattern: whole) % alignment) % alignment
+        let start = whole + skipped
+        if skipped > 0 { munmap(whole, skipped) }
+        munmap(start + bytes, alignment - skipped)
+        madvise(start, bytes, hugePages ? MADV_HUGEPAGE : MADV_NOHUGEPAGE)
+        return start
+    }
+}
+
+extension SoftwareDevice {
+    /// Runs a piece of code on the device, once for each page of the buffer in the order of addresses: it gets the
+    /// elements of the page where the device reaches them, and the index of the first.
+    ///
+    /// The elements may be used until `body` returns. Their size divides 4096, so none lies in two pages.
+    ///
+    /// - Throws: the errors of a device fault; pages before it are done.
+    public func run<Element>(
+        over buffer: SharedBuffer<Element>, for access: AccessKind = .write,
+        _ body: (_ elements: UnsafeMutableBufferPointer<Element>, _ first: Int) -> Void
+    ) throws(HMMError) {
+        try run(over: buffer, in: buffer.pages, for: access, body)
+    }
+
+    /// The same for some of the buffer's pages.
+    public func run<Element>(
+        over buffer: SharedBuffer<Element>, in pages: PageRange, for access: AccessKind = .write,
+        _ body: (_ elements: UnsafeMutableBufferPointer<Element>, _ first: Int) -> Void
+    ) throws(HMMError) {
+        let stride = MemoryLayout<Element>.stride
+        guard Geometry.pageSizeBytes % stride == 0 else {
+            throw HMMError(.invalidArgument, "elements of a page must fill it evenly")
+        }
+        guard buffer.pages.contains(pages) else {
+            throw HMMError(.invalidArgument, "the pages are not all of the buffer")
+        }
+        let perPage = Geometry.pageSizeBytes / stride
+        for page in pages {
+            let first = buffer.pages.lowerBound.distance(to: page) * perPage
+            let count = min(perPage, buffer.elements.count - first)
+            try withPage(page, for: access) { words in
+                let start = UnsafeMutableRawPointer(words).assumingMemoryBound(to: Element.self)
+                body(UnsafeMutableBufferPointer(start: start, count: count), first)
+            }
+        }
+    }
+}

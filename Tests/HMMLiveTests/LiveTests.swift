@@ -1,2 +1,0 @@
-import HMMLive
-import Testing
