@@ -29,8 +29,8 @@ struct ArchitectureTests {
             "Synchronization",
         ],
         "Sources/hmm/": [
-            "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "HMMLivePlay", "CLive", "Museum", "ArgumentParser", "Logging",
-            "Glibc", "Synchronization",
+            "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "HMMLivePlay", "CLive", "Museum", "ArgumentParser",
+            "Logging", "Glibc", "Synchronization",
         ],
     ]
 

@@ -228,6 +228,18 @@ int clive_write_protect(uint64_t page, size_t count, bool on);
 /// Zero pages where nothing is present. Only for words that are HOME.
 int clive_zero(uint64_t page, size_t count);
 
+// The calls themselves, past the C library. They answer the call's value, or an errno as a negative number.
+intptr_t clive_sys_munmap(uintptr_t address, size_t bytes);
+intptr_t clive_sys_mprotect(uintptr_t address, size_t bytes, int protection);
+intptr_t clive_sys_madvise(uintptr_t address, size_t bytes, int advice);
+intptr_t clive_sys_mremap(uintptr_t address, size_t bytes, size_t new_bytes, int flags, uintptr_t target);
+/// fork() of the C library, with its handlers; Swift does not import it. -1 and errno, as there.
+int clive_call_fork(void);
+/// pthread_atfork.
+void clive_at_fork(void (*_Nonnull prepare)(void), void (*_Nonnull parent)(void), void (*_Nonnull child)(void));
+/// The calling thread takes no signals from now on but those of faults.
+void clive_block_signals(void);
+
 /// What has happened since the start. Relaxed counts.
 struct clive_counts {
     /// Faults answered, by kind.
