@@ -29,6 +29,9 @@ final class LiveMigration: MigrationEngine {
     private(set) var missingDestinations = 0
     /// Where pages go that have no destination in a device: home.
     private var isBoundForHome = false
+    /// Pages can be taken out of the mapping. Private pages of a file mapping cannot: userfaultfd does not answer for
+    /// them, so they are the device's where they are.
+    private var isMovable = false
 
     init(_ space: LiveSpace, _ pages: PageRange, _ request: MigrationRequest) throws(HMMError) {
         mapping = try Self.validate(pages, request)
@@ -82,8 +85,7 @@ final class LiveMigration: MigrationEngine {
     private func collectNotified() throws(HMMError) {
         if request.fault.contains(.fault) { try faultIn() }
         if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
-            // Memory that cannot be watched cannot move either: its pages stay.
-            guard (try? space.adoptMapping(mapping, around: pages)) != nil else { return }
+            isMovable = (try? space.adoptMapping(mapping, around: pages)) != nil
         }
         var first = pages.lowerBound
         while first < pages.upperBound {
@@ -114,7 +116,7 @@ final class LiveMigration: MigrationEngine {
     private func word(_ page: PageNumber, _ seen: LiveLook.Page) throws(HMMError) -> UInt64 {
         if seen.word.isAway { return awayWord(seen.word) }
         let isOrdinary = mapping.isPrivateMemory && !seen.isFile
-        if isOrdinary, seen.isHole || seen.isZero {
+        if isOrdinary, !mapping.isFile, seen.isHole || seen.isZero {
             guard request.select.contains(.system), !seen.word.isReturned else { return 0 }
             collectedCount += 1
             return MigrationWord.migrate
@@ -292,7 +294,7 @@ final class LiveMigration: MigrationEngine {
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
             withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { slots in
                 for index in run { slots[index - run.lowerBound] = MigrationWord.frame(destination[index]).raw }
-                let isCoherent = frames.deviceMemory(of: FrameNumber(slots[0]))?.kind == .coherent
+                let isCoherent = !isMovable || frames.deviceMemory(of: FrameNumber(slots[0]))?.kind == .coherent
                 let first = page(run.lowerBound)
                 if isCoherent {
                     for index in run { results[index - run.lowerBound] = countIn(index) ? 0 : UInt8(EBUSY) }

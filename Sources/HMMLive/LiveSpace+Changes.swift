@@ -153,7 +153,8 @@ extension LiveSpace {
         _ = clive_unregister(pages.lowerBound.raw, UInt64(pages.pageCount))
     }
 
-    private func dropCoherent(_ page: PageNumber) {
+    /// The page is counted to no device any more.
+    func dropCoherent(_ page: PageNumber) {
         let word = LiveWord.load(page)
         guard word.isCoherent, let pointer = clive_word(page.raw) else { return }
         guard clive_cas(pointer, word.raw, word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)) else { return }

@@ -6,9 +6,10 @@ import HMM
 // Lock order: mmap (reading) > folio, by trylock > driver locks (in callbacks).
 
 extension LiveSpace: ForeignAddressSpace {
-    /// The page whose bytes the frame of a device has, or nil.
-    private func page(of frame: FrameNumber, in memory: DeviceMemory) -> PageNumber? {
-        let raw = memory.kind == .coherent ? coherentPage(frame).pointee : clive_owner(frame.raw)
+    /// The page whose bytes the frame of a device has, or is counted for; nil for none.
+    private func page(of frame: FrameNumber) -> PageNumber? {
+        let inPlace = coherentPage(frame).pointee
+        let raw = inPlace == 0 ? clive_owner(frame.raw) : inPlace
         return raw == 0 ? nil : PageNumber(raw)
     }
 
@@ -22,7 +23,7 @@ extension LiveSpace: ForeignAddressSpace {
         defer { mmapLock.unlockRead() }
         var moved = 0
         for range in memory.chunkRanges {
-            for offset in 0..<range.count { moved += evict(range.first + offset, of: memory) }
+            for offset in 0..<range.count { moved += evict(range.first + offset) }
         }
         return moved
     }
@@ -37,7 +38,7 @@ extension LiveSpace: ForeignAddressSpace {
                 let found = memory.leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
                 if found == 0 { break }
                 let before = freed
-                for index in 0..<found { freed += evict(batch[index], of: memory) }
+                for index in 0..<found { freed += evict(batch[index]) }
                 misses = freed == before ? misses + 1 : 0
             }
         }
@@ -45,9 +46,9 @@ extension LiveSpace: ForeignAddressSpace {
     }
 
     /// One page, if nobody has its folio locked.
-    private func evict(_ frame: FrameNumber, of memory: DeviceMemory) -> Int {
+    private func evict(_ frame: FrameNumber) -> Int {
         let frames = machine.frames
-        guard let page = page(of: frame, in: memory), frames.tryGet(frame) else { return 0 }
+        guard let page = page(of: frame), frames.tryGet(frame) else { return 0 }
         guard frames.tryLockFolio(frame) else {
             frames.put(frame)
             return 0
@@ -57,8 +58,9 @@ extension LiveSpace: ForeignAddressSpace {
             frames.put(frame)
         }
         let pages = page..<page.advanced(by: 1)
-        if memory.kind == .coherent { return uncount(page, frame) ? 1 : 0 }
-        guard LiveWord.load(page).frame == frame else { return 0 }
+        let word = LiveWord.load(page)
+        guard word.frame == frame else { return 0 }
+        if word.isCoherent { return uncount(page, frame) ? 1 : 0 }
         return bringHome(pages, .clear)
     }
 

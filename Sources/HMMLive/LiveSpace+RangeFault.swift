@@ -137,6 +137,12 @@ struct LiveWalk {
             return HMMPageWord.valid | (seen.word.isReadOnly ? 0 : HMMPageWord.write) | UInt64(seen.word.frame.raw)
         }
         guard seen.isPresent else { return 0 }
+        // The private memory of another device, as far as this can be told of a page that stayed in place.
+        if seen.word.isCoherent, let memory = space.machine.frames.deviceMemory(of: seen.word.frame),
+            memory.kind == .private, memory !== own
+        {
+            return 0
+        }
         let order = seen.isHuge ? HMMPageWord.order(Geometry.pmdOrder) : 0
         let right = seen.isWritable ? HMMPageWord.write : 0
         return HMMPageWord.valid | right | order | UInt64(try space.liveFrame(page).raw)

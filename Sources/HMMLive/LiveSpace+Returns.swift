@@ -63,7 +63,11 @@ extension LiveSpace {
             for page in pages { owner = handler.pageCameHome(page, in: notifiers) }
         }
         Invalidation.begin(notifiers, InvalidationRange(event, pages, owner: owner)).end()
-        guard event != .clear else { return }
+        if event == .clear {
+            // What was written after a fork is a page of the process's own, which the kernel took from the system.
+            for page in pages { dropCoherent(page) }
+            return
+        }
         var settled = 0
         for entry in run where clive_settle(entry.page, entry.frame) {
             machine.frames.put(FrameNumber(entry.frame))

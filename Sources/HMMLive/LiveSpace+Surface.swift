@@ -142,7 +142,7 @@ struct LiveWord {
     var isExclusive: Bool { isAway && has(CLIVE_EXCLUSIVE) }
     /// Away, and to be restored without the right to write.
     var isReadOnly: Bool { has(CLIVE_READONLY) }
-    /// At its address, and a page of a device that the CPU can address.
+    /// At its address, and counted to a device: one whose memory the CPU can address, or for want of a way to move it.
     var isCoherent: Bool { state == UInt32(CLIVE_HOME) && has(CLIVE_COHERENT) }
     var frame: FrameNumber { FrameNumber(clive_frame_of(raw)) }
 
