@@ -60,14 +60,25 @@ extension LiveSpace {
         var page = PageNumber(0)
         while let mapping = LiveMapping(endingAfter: page) {
             page = mapping.pages.upperBound
-            guard mapping.isPrivateMemory, isKnown(mapping.pages) else { continue }
+            guard mapping.isPrivateMemory, !arenaPages.overlaps(mapping.pages), isKnown(mapping.pages) else { continue }
             guard hasOwnPages(mapping) else {
-                if !mapping.isFile { untouched.append(mapping.pages) }
+                if isAdopted(mapping.pages) { untouched.append(mapping.pages) }
                 continue
             }
             Invalidation.begin(notifiers, InvalidationRange(.protectionPage, mapping.pages)).end()
             forEachAway(mapping.pages) { makeReadOnly($0) }
         }
+    }
+
+    private var arenaPages: PageRange {
+        let (base, count) = machine.frames.arena
+        let first = PageNumber(UInt64(UInt(bitPattern: base)) >> Geometry.pageShift)
+        return first..<first.advanced(by: count)
+    }
+
+    /// All of it: then all of it was looked at.
+    private func isAdopted(_ pages: PageRange) -> Bool {
+        clive_registered(pages.lowerBound.raw) >= 0 && clive_registered(pages.upperBound.raw - 1) >= 0
     }
 
     private func isKnown(_ pages: PageRange) -> Bool {
