@@ -59,6 +59,9 @@ let package = Package(
                 argumentParser, logging,
             ],
             swiftSettings: settings),
+        // A program that uses the library: an array, and a device with less memory than that.
+        .executableTarget(
+            name: "out-of-core", dependencies: ["HMM", "HMMLive"], path: "Examples/OutOfCore", swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         .testTarget(
@@ -69,7 +72,7 @@ let package = Package(
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
         .testTarget(
             name: "HMMBenchTests",
-            dependencies: ["hmm", "HMM", "HMMExplorer", "HMMScenario", "Museum", argumentParser],
+            dependencies: ["hmm", "HMM", "HMMExplorer", "HMMScenario", "CLive", "Museum", argumentParser],
             swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.

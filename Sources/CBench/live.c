@@ -1,5 +1,5 @@
-// The plain C beside `hmm bench --live`: memory that was moved away and comes home by page faults, as short as it can be
-// written. It has no page states, serves one region at a time, and trusts its caller.
+// The plain C beside `hmm bench --live`: memory that was moved away and comes home by page faults, as short as it can
+// be written. It has no page states, serves one region at a time, and trusts its caller.
 #define _GNU_SOURCE
 #include "include/CBench.h"
 

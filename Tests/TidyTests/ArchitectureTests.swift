@@ -28,6 +28,8 @@ struct ArchitectureTests {
             "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "CLive", "CBench", "ArgumentParser", "Glibc",
             "Synchronization",
         ],
+        "Sources/hmm/Bench/Live/": ["HMM", "HMMLive", "CLive", "CBench", "Glibc"],
+        "Sources/hmm/Doctor/": ["HMM", "HMMScenario", "HMMLive", "CLive", "Glibc"],
         "Sources/hmm/": [
             "HMM", "HMMScenario", "HMMExplorer", "HMMLive", "HMMLivePlay", "CLive", "Museum", "ArgumentParser",
             "Logging", "Glibc", "Synchronization",

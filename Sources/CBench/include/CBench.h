@@ -71,8 +71,8 @@ struct cbench_live {
 int64_t cbench_live_make(struct cbench_live *_Nonnull live, size_t pages, bool huge, bool handler_thread);
 void cbench_live_free(struct cbench_live *_Nonnull live);
 
-/// Reads the first word of every page after all of them were moved away; each fault brings `around` pages home. Only the
-/// reads are measured.
+/// Reads the first word of every page after all of them were moved away; each fault brings `around` pages home. Only
+/// the reads are measured.
 int64_t cbench_live_faults(struct cbench_live *_Nonnull live, size_t around);
 
 /// Moves the whole region away and home again, one ioctl each way.

@@ -151,6 +151,8 @@ public final class DeviceMemory: @unchecked Sendable {
 
     /// The device used the page: it is spared the next time that pages have to go. Cheap when nothing changes.
     public func noteUse(of frame: FrameNumber) {
+        // Device-coherent memory of a process lies at the process's own addresses.
+        guard !frame.isLive else { return }
         let head = frames.head(of: frame)
         if !frames.hasFlags(head, FrameFlags.referenced) { frames.setFlags(head, FrameFlags.referenced) }
     }

@@ -19,9 +19,9 @@ enum Benchmarks {
     static let all: [Benchmark] = mirrorRows + migrationRows + cpuRows + explorerRows
 
     /// Measures the rows with these names, or all.
-    static func run(only names: [String], _ scale: BenchScale) -> BenchReport {
+    static func run(_ benchmarks: [Benchmark], only names: [String], _ scale: BenchScale) -> BenchReport {
         var report = BenchReport()
-        for benchmark in all where names.isEmpty || names.contains(benchmark.row.name) {
+        for benchmark in benchmarks where names.isEmpty || names.contains(benchmark.row.name) {
             do {
                 let (row, checksum) = try benchmark.measure(benchmark.row, scale)
                 report.rows.append(row)
