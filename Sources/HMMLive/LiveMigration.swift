@@ -32,6 +32,7 @@ final class LiveMigration: MigrationEngine {
     /// Pages can be taken out of the mapping. Private pages of a file mapping cannot: userfaultfd does not answer for
     /// them, so they are the device's where they are.
     private var isMovable = false
+    private var lastLive: (page: PageNumber, frame: FrameNumber)?
 
     init(_ space: LiveSpace, _ pages: PageRange, _ request: MigrationRequest) throws(HMMError) {
         mapping = try Self.validate(pages, request)
@@ -87,15 +88,78 @@ final class LiveMigration: MigrationEngine {
         if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
             isMovable = (try? space.adoptMapping(mapping, around: pages)) != nil
         }
+        let isPlain = isMovable && !mapping.isFile && !space.hasProtectedPages && fillsWritable
         var first = pages.lowerBound
         while first < pages.upperBound {
             let end = min(first.advanced(by: LiveLook.limit), pages.upperBound)
-            try LiveLook.forEach(first..<end, in: mapping) { page, seen throws(HMMError) in
-                source[index(of: page)] = try word(page, seen)
-                return true
-            }
+            if isPlain { try collectPlain(first..<end) } else { try collectLooking(first..<end) }
             first = end
         }
+    }
+
+    private func collectLooking(_ part: PageRange) throws(HMMError) {
+        try LiveLook.forEach(part, in: mapping) { page, seen throws(HMMError) in
+            source[index(of: page)] = try word(page, seen)
+            return true
+        }
+    }
+
+    /// Pages of memory in which nothing was ever write-protected: whoever is present may be written, so only holes have
+    /// to be told apart, and what cannot move is found out when it is moved.
+    private func collectPlain(_ part: PageRange) throws(HMMError) {
+        let isSystemSelected = request.select.contains(.system)
+        let present = HMMPageWord.valid | HMMPageWord.write
+        let going = isSystemSelected ? MigrationWord.migrate | MigrationWord.held : 0
+        var failure: HMMError?
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: part.pageCount) { residence in
+            guard mincore(UnsafeMutableRawPointer(bitPattern: part.start), part.lengthBytes, residence.baseAddress!) == 0
+            else {
+                failure = HMMError(.badAddress, "the mapping is gone")
+                return
+            }
+            var count = 0
+            let firstIndex = index(of: part.lowerBound)
+            for offset in 0..<part.pageCount {
+                let page = part.lowerBound.advanced(by: offset)
+                let seen = LiveWord.load(page)
+                guard seen.isPlainlyHome else {
+                    do throws(HMMError) { source[firstIndex + offset] = try wordOfKnown(page, seen) } catch {
+                        failure = error
+                    }
+                    continue
+                }
+                if residence[offset] & 1 == 0 {
+                    source[firstIndex + offset] = going & MigrationWord.migrate
+                } else if let frame = liveFrame(page) {
+                    source[firstIndex + offset] = present | going | UInt64(frame.raw)
+                }
+                if isSystemSelected { count += 1 }
+            }
+            collectedCount += count
+        }
+        if let failure { throw failure }
+    }
+
+    /// Of a page of which more is known than that it is at home.
+    private func wordOfKnown(_ page: PageNumber, _ seen: LiveWord) throws(HMMError) -> UInt64 {
+        var result: UInt64 = 0
+        if seen.isAway { return awayWord(seen) }
+        try LiveLook.forEach(page..<page.advanced(by: 1), in: mapping) { page, seen throws(HMMError) in
+            result = try word(page, seen)
+            return true
+        }
+        return result
+    }
+
+    /// Live frames of a segment are numbered one after the other.
+    private func liveFrame(_ page: PageNumber) -> FrameNumber? {
+        let order = FrameNumber.liveSegmentOrder
+        if let known = lastLive, page.alignedDown(order: order) == known.page.alignedDown(order: order) {
+            return known.frame + known.page.distance(to: page)
+        }
+        guard let frame = try? space.liveFrame(page) else { return nil }
+        lastLive = (page, frame)
+        return frame
     }
 
     private func faultIn() throws(HMMError) {

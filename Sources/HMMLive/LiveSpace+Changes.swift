@@ -184,6 +184,7 @@ extension LiveSpace {
 
     /// The page goes home without the right to write.
     func makeReadOnly(_ page: PageNumber) {
+        noteProtection()
         guard let pointer = clive_word(page.raw) else { return }
         while true {
             let word = LiveWord.load(page)

@@ -25,6 +25,7 @@ extension LiveSpace {
         deliverLocked()
         mmapLock.lockWrite()
         restoreAllExclusive()
+        noteProtection()
         shareMappings()
         clive_before_fork()
     }

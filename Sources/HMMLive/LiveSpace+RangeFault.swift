@@ -27,6 +27,7 @@ extension LiveSpace {
             guard let mapping = LiveMapping(containing: pages.lowerBound), mapping.isPrivateMemory else { continue }
             // Memory that cannot be watched is still coherent: the device reads at the page's own address.
             guard (try? adoptMapping(mapping, around: pages)) != nil else { continue }
+            noteProtection()
             _ = clive_write_protect(pages.lowerBound.raw, pages.pageCount, true)
         }
     }

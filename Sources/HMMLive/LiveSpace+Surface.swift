@@ -134,6 +134,9 @@ struct LiveWord {
     }
 
     private var state: UInt32 { clive_state_of(raw) }
+    /// At its address, and nothing else to be known of it.
+    var isPlainlyHome: Bool { raw & Self.knowledge == UInt64(CLIVE_HOME) }
+    private static let knowledge = UInt64(CLIVE_STATE) | UInt64(CLIVE_COHERENT)
     /// Its bytes are in a slot.
     var isAway: Bool { state == UInt32(CLIVE_AWAY) }
     /// A CPU took it home, and mirrors were not told yet.

@@ -62,6 +62,11 @@ public final class LiveSpace: @unchecked Sendable {
     /// Counts forks, so that threads of a parent are not waited for in a child.
     let forks = Atomic<Int>(0)
 
+    /// Some page of the process may be write-protected, by a fork or to notice writes; never taken back.
+    private let protects = Atomic<Bool>(false)
+    var hasProtectedPages: Bool { protects.load(ordering: .acquiring) }
+    func noteProtection() { protects.store(true, ordering: .releasing) }
+
     /// Mappings that a fork under way does not copy. Guarded by `mmapLock`, held for writing.
     var untouched: [PageRange] = []
 
