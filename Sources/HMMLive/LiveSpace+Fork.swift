@@ -62,8 +62,8 @@ extension LiveSpace {
         while let mapping = LiveMapping(endingAfter: page) {
             page = mapping.pages.upperBound
             guard mapping.isPrivateMemory, !arenaPages.overlaps(mapping.pages), isKnown(mapping.pages) else { continue }
-            guard hasOwnPages(mapping) else {
-                if isAdopted(mapping.pages) { untouched.append(mapping.pages) }
+            if isAdopted(mapping.pages), !hasOwnPages(mapping) {
+                untouched.append(mapping.pages)
                 continue
             }
             Invalidation.begin(notifiers, InvalidationRange(.protectionPage, mapping.pages)).end()

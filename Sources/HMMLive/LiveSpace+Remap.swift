@@ -31,7 +31,9 @@ extension LiveSpace {
         }
     }
 
+    /// MREMAP_FIXED and MREMAP_DONTUNMAP.
     private static let fixed: Int32 = 2
+    private static let keepsOld: Int32 = 4
 
     private func move(_ old: PageRange, _ count: Int, _ flags: Int32, _ target: PageNumber?) -> RemapAnswer {
         let answer = clive_sys_mremap(
@@ -61,9 +63,8 @@ extension LiveSpace {
             let distance = old.lowerBound.distance(to: run.lowerBound)
             _ = clive_write_protect(start.advanced(by: distance).raw, run.pageCount, true)
         }
-        if LiveMapping(containing: old.lowerBound) == nil {
-            _ = clive_unregister(old.lowerBound.raw, UInt64(old.pageCount))
-        }
+        // What may lie there by now is somebody's new mapping, which nobody can have registered yet.
+        if flags & Self.keepsOld == 0 { _ = clive_unregister(old.lowerBound.raw, UInt64(old.pageCount)) }
         return answer
     }
 
