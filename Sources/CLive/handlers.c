@@ -131,3 +131,5 @@ int start_fault_thread(void) {
     pthread_setname_np(thread, "hmm-faults");
     return 0;
 }
+
+#pragma clang attribute pop

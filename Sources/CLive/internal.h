@@ -1,6 +1,10 @@
 #ifndef SWIFT_HMM_CLIVE_INTERNAL_H
 #define SWIFT_HMM_CLIVE_INTERNAL_H
-// What the files of this target share.
+// What the files of this target share. Each of them ends what this begins:
+//
+// A fault may come while a sanitizer's own code touches memory for the program, with locks of its own held. What
+// answers the fault must not enter it again.
+#pragma clang attribute push(__attribute__((disable_sanitizer_instrumentation)), apply_to = function)
 #include "include/CLive.h"
 #include "kernel.h"
 
@@ -12,6 +16,8 @@ enum {
     WORD_UNDELIVERED = 1 << 8,
     /// RETURNED, and the slot has a copy for devices that read; home is write-protected while it has.
     WORD_COPIED = 1 << 9,
+    /// AWAY, and went as a part of a whole huge page.
+    WORD_HUGE = 1 << 10,
 };
 
 /// The state of 1 GiB of memory. Zeroed memory is a segment with everything at home.
@@ -114,6 +120,11 @@ int open_uffds(void);
 int register_everything(void);
 int protect_everything(void);
 
+// probe.c
+/// A userfaultfd, opened in the first way that works, before UFFDIO_API. Or a negative errno, of the plain way. The
+/// way is noted in `way` unless that is NULL.
+int open_uffd(struct clive_features *way);
+
 // handlers.c
 int install_handler(void);
 int start_fault_thread(void);
@@ -122,6 +133,8 @@ int start_fault_thread(void);
 int open_proc_files(void);
 /// Entries of /proc/self/pagemap. Signal-safe.
 bool read_pagemap(uint64_t page, size_t n, uint64_t *entries);
+/// Whether a huge page maps `page`; false if the kernel does not tell.
+bool is_huge(uint64_t page);
 
 #pragma GCC visibility pop
 #endif

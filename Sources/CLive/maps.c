@@ -98,3 +98,5 @@ int clive_vma_ending_after(uint64_t page, struct clive_vma *out) {
     int result = query(page, out);
     return result == -ENOTTY || result == -EINVAL ? search_text(page, out) : result;
 }
+
+#pragma clang attribute pop

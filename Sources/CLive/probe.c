@@ -7,26 +7,25 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/// Opens a userfaultfd in the first way that works; the errno of the plain way if none does.
-static int open_any(struct clive_features *out) {
+int open_uffd(struct clive_features *way) {
+    struct clive_features unused;
+    if (!way) way = &unused;
     long plain = kernel_call(SYS_userfaultfd, O_CLOEXEC, 0, 0, 0, 0, 0);
     if (plain >= 0) {
-        out->kernel_faults = true;
+        way->kernel_faults = true;
         return (int)plain;
     }
-    int device = open("/dev/userfaultfd", O_RDWR | O_CLOEXEC);
+    long device = kernel_call(SYS_openat, AT_FDCWD, (long)"/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0, 0, 0);
     if (device >= 0) {
         long opened = kernel_call(SYS_ioctl, device, UFFD_DEVICE_NEW, O_CLOEXEC, 0, 0, 0);
-        close(device);
+        kernel_call(SYS_close, device, 0, 0, 0, 0, 0);
         if (opened >= 0) {
-            out->via_device = out->kernel_faults = true;
+            way->via_device = way->kernel_faults = true;
             return (int)opened;
         }
     }
     long user_only = kernel_call(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_FAULTS_ONLY, 0, 0, 0, 0, 0);
-    if (user_only >= 0) return (int)user_only;
-    out->open_error = (int)-plain;
-    return -1;
+    return (int)(user_only >= 0 ? user_only : plain);
 }
 
 static int enable(int uffd, uint64_t features, struct clive_features *out) {
@@ -45,8 +44,11 @@ static uint64_t ioctls_of(int uffd, void *page, uint64_t mode) {
 static bool can(uint64_t ioctls, unsigned number) { return ioctls >> number & 1; }
 
 static void probe_uffd(struct clive_features *out, void *page) {
-    int uffd = open_any(out);
-    if (uffd < 0) return;
+    int uffd = open_uffd(out);
+    if (uffd < 0) {
+        out->open_error = -uffd;
+        return;
+    }
     int error = enable(uffd, 0, out);
     close(uffd);
     if (error) {
@@ -54,11 +56,11 @@ static void probe_uffd(struct clive_features *out, void *page) {
         return;
     }
     // A file answers once what it can do, then does only what it was asked for.
-    struct clive_features again = { 0 };
+    struct clive_features ignored;
     uint64_t features = out->uffd_features;
-    uffd = open_any(&again);
+    uffd = open_uffd(NULL);
     if (uffd < 0) return;
-    enable(uffd, features & (FEATURE_WP | FEATURE_MOVE), &again);
+    enable(uffd, features & (FEATURE_WP | FEATURE_MOVE), &ignored);
     out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING | UFFD_WP);
     out->write_protect = features & FEATURE_WP && can(out->uffd_ioctls, 6);
     if (!out->uffd_ioctls) out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING);
@@ -111,3 +113,5 @@ void clive_probe(struct clive_features *out) {
     probe_uffd(out, pages);
     munmap(pages, bytes);
 }
+
+#pragma clang attribute pop

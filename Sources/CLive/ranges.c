@@ -1,38 +1,26 @@
 // The two userfaultfds and what is registered with them. Which page belongs to which is a byte a page beside its word,
 // so that a fault handler reads it without a lock.
-#define _GNU_SOURCE
 #include "internal.h"
 #include <errno.h>
-#include <fcntl.h>
-#include <string.h>
 
 /// Marks a byte that is being set: undone if registering fails.
 enum { MODE_NEW = 0x80, MODE_BITS = 3 };
 
-static int open_uffd(uint64_t features) {
-    long file = kernel_call(SYS_userfaultfd, O_CLOEXEC, 0, 0, 0, 0, 0);
-    if (file < 0) {
-        long device = kernel_call(SYS_openat, AT_FDCWD, (long)"/dev/userfaultfd", O_RDWR | O_CLOEXEC, 0, 0, 0);
-        if (device >= 0) {
-            long opened = kernel_call(SYS_ioctl, device, UFFD_DEVICE_NEW, O_CLOEXEC, 0, 0, 0);
-            kernel_call(SYS_close, device, 0, 0, 0, 0, 0);
-            if (opened >= 0) file = opened;
-        }
-    }
-    if (file < 0) file = kernel_call(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_FAULTS_ONLY, 0, 0, 0, 0, 0);
-    if (file < 0) return (int)file;
+static int open_with(uint64_t features) {
+    int file = open_uffd(NULL);
+    if (file < 0) return file;
     struct kernel_uffd_api api = { .api = 0xAA, .features = features };
-    long result = kernel_ioctl((int)file, UFFD_API, &api);
-    if (result == 0) return (int)file;
+    long result = kernel_ioctl(file, UFFD_API, &api);
+    if (result == 0) return file;
     kernel_call(SYS_close, file, 0, 0, 0, 0, 0);
     return (int)result;
 }
 
 int open_uffds(void) {
     uint64_t wanted = live.features & (FEATURE_WP | FEATURE_MOVE | FEATURE_WP_SHMEM);
-    int second = open_uffd(wanted | (live.features & FEATURE_THREAD_ID));
+    int second = open_with(wanted | (live.features & FEATURE_THREAD_ID));
     if (second < 0) return second;
-    int first = live.sigbus ? open_uffd(wanted | FEATURE_SIGBUS) : second;
+    int first = live.sigbus ? open_with(wanted | FEATURE_SIGBUS) : second;
     if (first < 0) {
         kernel_call(SYS_close, second, 0, 0, 0, 0, 0);
         return first;
@@ -178,3 +166,5 @@ int clive_write_protect(uint64_t page, size_t count, bool on) {
     }
     return each_mapping(page, count, protect_one, on, true);
 }
+
+#pragma clang attribute pop

@@ -72,7 +72,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
             clive_store(word, with_state(now, CLIVE_AWAY));
             continue;
         }
-        clive_store(word, with_state(now, CLIVE_RETURNED) | WORD_UNDELIVERED);
+        clive_store(word, (with_state(now, CLIVE_RETURNED) & ~(uint64_t)WORD_HUGE) | WORD_UNDELIVERED);
         push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
     }
     return done == n ? 0 : error;
@@ -98,6 +98,8 @@ static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd) 
 /// The page is away, and owned now.
 static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
     uint64_t around = __atomic_load_n(&live.fault_around, __ATOMIC_RELAXED);
+    // A huge page comes home whole: faster than a part of it, and it stays huge.
+    if (w & WORD_HUGE && around > 1) around = 512;
     uint64_t block = page & ~(around - 1), end = block + around, first = page, last = page;
     bool alone = around <= 1 || w & CLIVE_EXCLUSIVE;
     if (!alone) {
@@ -207,3 +209,5 @@ bool resolve(uint64_t address, unsigned kind) {
     leave();
     return answered;
 }
+
+#pragma clang attribute pop

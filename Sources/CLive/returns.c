@@ -156,3 +156,5 @@ size_t clive_drain(struct clive_return *out, size_t capacity) {
     __atomic_store_n(&queue.scanning, 0, __ATOMIC_RELEASE);
     return n;
 }
+
+#pragma clang attribute pop

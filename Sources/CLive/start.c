@@ -16,10 +16,11 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     struct clive_features features;
     clive_probe(&features);
     if (features.open_error) return -features.open_error;
-    live.features = features.uffd_features;
-    live.sigbus = features.sigbus;
-    live.can_move = features.move && !options->copy_only;
-    live.can_protect = features.write_protect;
+    uint64_t without = options->without_features;
+    live.features = features.uffd_features & ~without;
+    live.sigbus = features.sigbus && !(without & FEATURE_SIGBUS);
+    live.can_move = features.move && !options->copy_only && !(without & FEATURE_MOVE);
+    live.can_protect = features.write_protect && !(without & FEATURE_WP);
     live.can_zero = features.zeropage;
     clive_set_fault_around(options->fault_around_pages);
     live.arena_page = (uint64_t)(uintptr_t)arena / PAGE_BYTES;
@@ -78,3 +79,5 @@ void clive_read_counts(struct clive_counts *out) {
     uint64_t *to = (uint64_t *)out;
     for (size_t i = 0; i < sizeof *out / sizeof *to; i++) to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
 }
+
+#pragma clang attribute pop

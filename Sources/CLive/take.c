@@ -86,6 +86,15 @@ static size_t own_run(struct step *step, size_t i, uint64_t bits, uint64_t stack
     return i;
 }
 
+/// A huge page that goes whole into slots that can take it stays huge, if they have no page table left from smaller
+/// pages: newer kernels free it with this advice. Answers the mark for the words of such pages.
+static uint64_t keep_huge(const struct step *step, size_t first, size_t end) {
+    bool is_whole = end - first == STEP_PAGES && slot_page(step->frames[first]) % STEP_PAGES == 0;
+    if (!is_whole || !live.can_move || !is_huge(step->page)) return 0;
+    drop_pages(slot_page(step->frames[first]), STEP_PAGES);
+    return WORD_HUGE;
+}
+
 static size_t take_step(struct step *step, uint64_t bits) {
     uint64_t here = (uint64_t)(uintptr_t)step;
     uint64_t stack_first = (here - STACK_BELOW) / PAGE_BYTES;
@@ -99,11 +108,12 @@ static size_t take_step(struct step *step, uint64_t bits) {
         }
         int uffd = uffd_of(step->page + i);
         uint64_t *words = clive_word(step->page);
+        uint64_t huge = keep_huge(step, i, end);
         while (i < end) {
             int error = 0;
             size_t done = transfer(uffd, slot_page(step->frames[i]), step->page + i, end - i, TO_SLOT, &error);
             for (size_t k = i; k < i + done; k++) {
-                clive_store(&words[k], with_state(clive_load(&words[k]), CLIVE_AWAY));
+                clive_store(&words[k], with_state(clive_load(&words[k]), CLIVE_AWAY) | huge);
                 step->result[k] = 0;
             }
             taken += done;
@@ -281,3 +291,5 @@ void clive_discard_slots(uint32_t frame, uint32_t count) {
     for (uint32_t i = 0; i < count; i++) set_owner(frame + i, 0);
     drop_pages(slot_page(frame), count);
 }
+
+#pragma clang attribute pop

@@ -281,3 +281,5 @@ size_t transfer(int home_uffd, uint64_t to, uint64_t from, size_t n, unsigned fl
     }
     return done;
 }
+
+#pragma clang attribute pop

@@ -71,3 +71,5 @@ uint64_t own_word(uint64_t *word) {
         else if (clive_cas(word, w, with_state(w, CLIVE_BUSY))) return w;
     }
 }
+
+#pragma clang attribute pop

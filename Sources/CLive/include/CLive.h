@@ -51,6 +51,8 @@ struct clive_options {
     uint32_t fault_around_pages;
     /// Copies even where pages could be moved.
     bool copy_only;
+    /// Features of userfaultfd (as in clive_features) that are treated as missing: to be what an older kernel makes it.
+    uint64_t without_features;
 };
 
 /// Opens the userfaultfds, registers the arena, installs the SIGBUS handler and starts the fault thread. Once a
@@ -210,6 +212,8 @@ enum {
 };
 /// What the page tables say now.
 int clive_look(uint64_t page, size_t count, uint8_t *_Nonnull out);
+/// The same without CLIVE_FILE and CLIVE_EXCLUSIVELY_MAPPED (which may be set all the same), at less than half the cost.
+int clive_look_quickly(uint64_t page, size_t count, uint8_t *_Nonnull out);
 
 struct clive_vma {
     uint64_t start_page, end_page;
