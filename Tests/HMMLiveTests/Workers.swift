@@ -24,7 +24,8 @@ final class Worker: @unchecked Sendable {
 final class Counter: Sendable {
     private let value = Atomic<UInt64>(0)
     func add() { value.add(1, ordering: .relaxed) }
-    var count: UInt64 { value.load(ordering: .relaxed) }
+    func set(_ new: UInt64) { value.store(new, ordering: .releasing) }
+    var count: UInt64 { value.load(ordering: .acquiring) }
 
     /// Adds to a word of ordinary memory, atomically.
     static func add(_ n: UInt64, at word: UnsafeMutablePointer<UInt64>) {
