@@ -1,7 +1,6 @@
 // The two ways in which faults arrive: SIGBUS on the faulting thread, and messages to the fault thread.
 #define _GNU_SOURCE
 #include "internal.h"
-#include <errno.h>
 #include <pthread.h>
 #include <signal.h>
 #include <ucontext.h>

@@ -7,6 +7,7 @@
 #pragma clang attribute push(__attribute__((disable_sanitizer_instrumentation)), apply_to = function)
 #include "include/CLive.h"
 #include "kernel.h"
+#include <errno.h>
 
 #pragma GCC visibility push(hidden)
 
@@ -39,8 +40,11 @@ struct live {
     bool started, can_move, can_protect, can_zero, sigbus;
     uint64_t arena_page, arena_frames;
     uint64_t *owners;
+    /// Addresses to which pages are taken while they are copied.
+    uint64_t aside_page;
     uint32_t fault_around;
-    /// The gate of fork: while `gate` is set nobody starts to answer a fault; `answering` threads are in it.
+    /// The gate of fork: while `gate` has the number of a thread, only that thread starts to answer a fault;
+    /// `answering` threads are behind it.
     uint32_t gate, answering;
     uint64_t features;
     struct clive_counts counts;
@@ -73,6 +77,8 @@ static inline void set_owner(uint32_t frame, uint64_t page) {
 static inline uint64_t with_state(uint64_t word, uint64_t state) { return (word & ~(uint64_t)CLIVE_STATE) | state; }
 static inline void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
 
+static inline uint32_t this_thread(void) { return (uint32_t)kernel_call(SYS_gettid, 0, 0, 0, 0, 0, 0); }
+
 /// Gives way while somebody else owns what is waited for: first the processor, then real time.
 void wait_turn(unsigned turn);
 void sleep_ns(uint64_t nanoseconds);
@@ -91,6 +97,11 @@ enum {
 /// Moves pages from `from` to `to`, copies what cannot be moved. All of them are owned. A hole stays a hole. Answers
 /// how many went, from the first; if fewer than `n`, `error` says why the next one did not.
 size_t transfer(int home_uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error);
+enum {
+    /// How often the kernel may ask to try again without any progress: minutes.
+    MOST_TURNS = 1 << 20,
+};
+static inline bool asks_again(long result) { return result == -EAGAIN || result == -EINTR; }
 /// UFFDIO_WRITEPROTECT of what is present. 0, or a negative errno.
 long protect_pages(int uffd, uint64_t page, uint64_t n, bool on);
 /// A page of zeros where nothing is. 0 if there is something now (also if there was before: `was_present`), or a
@@ -98,6 +109,13 @@ long protect_pages(int uffd, uint64_t page, uint64_t n, bool on);
 long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present);
 /// Drops bytes, of locked memory too.
 long drop_pages(uint64_t page, uint64_t n);
+
+// copy.c
+int open_copies(void);
+/// UFFDIO_COPY. `from` is an address, which the kernel reads. Answers how many pages went, from the first.
+size_t copy_run(int uffd, uint64_t to, const void *from, size_t n, bool protected, int *error);
+/// Copies pages until one cannot be copied, and takes the originals away; holes stay holes.
+size_t copy_pages(int to_uffd, int from_uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error);
 
 // resolve.c
 enum {

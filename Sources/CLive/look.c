@@ -1,6 +1,5 @@
 // What the page tables say, and the calls that fill or read them.
 #include "internal.h"
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 

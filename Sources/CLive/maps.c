@@ -1,6 +1,5 @@
 // The mappings of this process: one call of the kernel where it has one, else the text of /proc/self/maps.
 #include "internal.h"
-#include <errno.h>
 #include <string.h>
 #include <sys/mman.h>
 

@@ -1,7 +1,6 @@
 // What this kernel lets this process do, found by trying it on memory of its own.
 #define _GNU_SOURCE
 #include "internal.h"
-#include <errno.h>
 #include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>

@@ -1,7 +1,6 @@
 // The two userfaultfds and what is registered with them. Which page belongs to which is a byte a page beside its word,
 // so that a fault handler reads it without a lock.
 #include "internal.h"
-#include <errno.h>
 
 /// Marks a byte that is being set: undone if registering fails.
 enum { MODE_NEW = 0x80, MODE_BITS = 3 };

@@ -1,13 +1,13 @@
 // The answer to a fault, on whatever thread it came: a CPU that misses a page or writes a protected one, a device that
 // misses a slot. Runs in a signal handler: no lock, no allocation, no errno.
 #include "internal.h"
-#include <errno.h>
 
 /// A fault that owners keep for themselves is waited for; the gate holds new ones off while a process forks.
 static void enter(void) {
     for (unsigned turn = 0;; turn++) {
         __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
-        if (__atomic_load_n(&live.gate, __ATOMIC_SEQ_CST) == 0) return;
+        uint32_t keeper = __atomic_load_n(&live.gate, __ATOMIC_SEQ_CST);
+        if (keeper == 0 || keeper == this_thread()) return;
         __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
         wait_turn(turn);
     }

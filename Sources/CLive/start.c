@@ -1,6 +1,5 @@
 // The beginning, and what fork does to it.
 #include "internal.h"
-#include <errno.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -29,6 +28,7 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
                        0);
     if (live.owners == MAP_FAILED) return -ENOMEM;
     int error = open_proc_files();
+    if (!error) error = open_copies();
     if (!error) error = open_uffds();
     if (!error) error = install_handler();
     if (!error) error = start_fault_thread();
@@ -38,13 +38,15 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
 
 int clive_start(void *arena, uint64_t arena_frames, const struct clive_options *options) {
     if (live.started) return -EALREADY;
+    // Words, slots and the model count in these.
+    if (sysconf(_SC_PAGESIZE) != (long)PAGE_BYTES) return -EOPNOTSUPP;
     int error = start(arena, arena_frames, options);
     live.started = error == 0;
     return error;
 }
 
 void clive_before_fork(void) {
-    __atomic_store_n(&live.gate, 1, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
     for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
 }
 
@@ -56,6 +58,9 @@ int clive_after_fork_in_parent(void) {
 
 int clive_after_fork_in_child(void) {
     int error = 0;
+    // Threads of the parent that stood at the gate are not here, and the one that keeps it has another number.
+    __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
     if (live.started) {
         // These belong to the memory of the parent.
         close(live.pagemap);
@@ -68,8 +73,6 @@ int clive_after_fork_in_child(void) {
         if (!error) error = protect_everything();
         if (!error) error = start_fault_thread();
     }
-    // Threads of the parent that stood at the gate are not here.
-    __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
     return error;
 }

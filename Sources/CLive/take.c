@@ -4,7 +4,6 @@
 // are copied in and results out around each step, and the part of the stack that is in use is left alone.
 #define _GNU_SOURCE
 #include "internal.h"
-#include <errno.h>
 #include <signal.h>
 #include <string.h>
 

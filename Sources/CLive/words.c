@@ -1,7 +1,6 @@
 // The words of pages, in segments that are made once and stay.
 #define _GNU_SOURCE
 #include "internal.h"
-#include <errno.h>
 #include <sys/mman.h>
 #include <time.h>
 

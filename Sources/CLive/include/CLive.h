@@ -58,12 +58,14 @@ struct clive_options {
 /// Opens the userfaultfds, registers the arena, installs the SIGBUS handler and starts the fault thread. Once a
 /// process. `arena` is private anonymous memory, readable and writable, aligned to a page (better to 2 MiB), with
 /// nothing in it; frame 0 stays unused. -EALREADY if it was called before; -EPERM or -ENOSYS if userfaultfd cannot be
-/// had.
+/// had; -EOPNOTSUPP where pages are not of 4 KiB.
 int clive_start(void *_Nonnull arena, uint64_t arena_frames, const struct clive_options *_Nonnull options);
 void clive_set_fault_around(uint32_t pages);
 
 /// Before fork(), with no take or bring going on: lets the faults that are being answered come to an end and new ones
-/// wait, so that the child finds no page halfway. One of the two below ends it, on the same thread, in each process.
+/// wait, so that the child finds no page halfway. One of the two below ends it, on the same thread, in each process;
+/// until then that thread alone may still fault (in the child not: there a page that is away reads as zeros before the
+/// function below has run, so nothing that runs between fork and it may be away: stacks, the heap).
 void clive_before_fork(void);
 /// In the child: its own userfaultfds, every range registered again, what is present write-protected (the first write
 /// after fork is told as CLIVE_COW), a fault thread of its own. Words, owners and the bytes of slots are inherited.
