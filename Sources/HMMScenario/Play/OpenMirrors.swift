@@ -1,26 +1,26 @@
 import HMM
 
 /// The devices of a scenario that is being played.
-final class PlayedDevices: @unchecked Sendable {
+package final class PlayedDevices: @unchecked Sendable {
     private let machine: Machine
     private let turnstile = Turnstile()
     /// By the device's number; made at first use. Guarded by `turnstile`.
     private var devices: [DmirrorDevice?]
     private let declared: [Scenario.Device]
 
-    init(machine: Machine, declared: [Scenario.Device]) {
+    package init(machine: Machine, declared: [Scenario.Device]) {
         self.machine = machine
         self.declared = declared
         devices = Array(repeating: nil, count: declared.count)
     }
 
     /// The mirrors that are open on all devices, of all processes.
-    var openMirrors: [DmirrorMirror] {
+    package var openMirrors: [DmirrorMirror] {
         turnstile.with { devices.flatMap { $0?.openMirrors ?? [] } }
     }
 
     /// Removes all devices. Answers what was left behind.
-    func removeAll() -> [String] {
+    package func removeAll() -> [String] {
         turnstile.with {
             devices.compactMap { device in
                 do throws(HMMError) {
@@ -33,7 +33,7 @@ final class PlayedDevices: @unchecked Sendable {
         }
     }
 
-    func device(_ id: DeviceID) throws(HMMError) -> DmirrorDevice {
+    package func device(_ id: DeviceID) throws(HMMError) -> DmirrorDevice {
         try turnstile.with { () throws(HMMError) in
             if let device = devices[id.index] { return device }
             let description = declared[id.index]
@@ -51,7 +51,7 @@ final class PlayedDevices: @unchecked Sendable {
 /// `close` is the last close only when no request does.
 ///
 /// Locks: `turnstile` (opening and closing) > `lock` (.pool).
-final class OpenMirrors: @unchecked Sendable {
+package final class OpenMirrors: @unchecked Sendable {
     private final class File {
         let mirror: DmirrorMirror
         /// Requests under way, and one for being open. Guarded by `lock`.
@@ -59,20 +59,20 @@ final class OpenMirrors: @unchecked Sendable {
         init(_ mirror: DmirrorMirror) { self.mirror = mirror }
     }
 
-    private let space: AddressSpace
+    private let space: any MigratingAddressSpace
     private let devices: PlayedDevices
     private let turnstile = Turnstile()
     private let lock = SpinLock(.pool)
     /// By the device's number. Guarded by `lock`; changed inside `turnstile`.
     private var files: [File?] = Array(repeating: nil, count: Limits.devices)
 
-    init(space: AddressSpace, devices: PlayedDevices) {
+    package init(space: any MigratingAddressSpace, devices: PlayedDevices) {
         self.space = space
         self.devices = devices
     }
 
     /// Runs a request on the mirror, which is opened if it is not.
-    func with<Result>(
+    package func with<Result>(
         _ device: DeviceID, _ body: (DmirrorMirror) throws(HMMError) -> Result
     ) throws(HMMError) -> Result {
         let file = try take(device)
@@ -112,7 +112,7 @@ final class OpenMirrors: @unchecked Sendable {
     }
 
     /// Closes the mirror; nothing happens when it is not open.
-    func close(_ device: DeviceID) {
+    package func close(_ device: DeviceID) {
         let file = turnstile.with {
             schedulingPoint(.update, on: key)
             return lock.withLock {
@@ -123,7 +123,7 @@ final class OpenMirrors: @unchecked Sendable {
         if let file { put(file) }
     }
 
-    func closeAll() {
+    package func closeAll() {
         for index in files.indices { close(DeviceID(index: index)) }
     }
 

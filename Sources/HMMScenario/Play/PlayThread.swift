@@ -29,11 +29,8 @@ final class PlayThread {
         }
         guard process.gate.enter() else { return .error("ESRCH") }
         defer { process.gate.leave() }
-        do throws(HMMError) {
-            return try statement.verb.play(Call(thread: self, process: process, statement: statement))
-        } catch {
-            return StatementResult(error)
-        }
+        let model = ModelProcess(thread: self, id: statement.process, process: process)
+        return Call(process: model, scenario: player.scenario, statement: statement).run()
     }
 
     func cpu(in process: ProcessID, _ space: AddressSpace) -> CPU {
@@ -52,43 +49,5 @@ final class PlayThread {
     /// The thread ends.
     func leave() {
         for index in cpus.indices { removeCPU(of: ProcessID(index: index)) }
-    }
-}
-
-/// A statement that is being run: everything that its verb works with.
-package struct Call {
-    let thread: PlayThread
-    let process: PlayedProcess
-    let statement: Statement
-
-    var player: Player { thread.player }
-    var cpu: CPU { thread.cpu(in: statement.process, process.space) }
-
-    /// Runs a request on this process's mirror of the statement's device.
-    func withMirror<Result>(_ body: (DmirrorMirror) throws(HMMError) -> Result) throws(HMMError) -> Result {
-        guard let device = statement.device else { preconditionFailure("a device statement without a device") }
-        return try process.mirrors.with(device, body)
-    }
-
-    /// The pages that a `range` operand means, where they are now, and the number of the first within its region.
-    func range(_ index: Int) -> (pages: PageRange, first: Int) {
-        guard case .range(let range) = statement.operands[index] else { wrongOperand(index) }
-        let pages = range.pages(in: player.scenario)
-        let start = process.start(of: range.region)
-        return (start.advanced(by: pages.lowerBound)..<start.advanced(by: pages.upperBound), pages.lowerBound)
-    }
-
-    func seed(_ index: Int) -> UInt32 {
-        guard case .seed(let seed) = statement.operands[index] else { wrongOperand(index) }
-        return seed
-    }
-
-    func protection(_ index: Int) -> Protection {
-        guard case .protection(let protection) = statement.operands[index] else { wrongOperand(index) }
-        return protection
-    }
-
-    func wrongOperand(_ index: Int) -> Never {
-        preconditionFailure("'\(statement.verb.usage)' got \(statement.operands[index]) for its operand \(index)")
     }
 }
