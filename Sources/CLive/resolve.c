@@ -50,7 +50,7 @@ static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int st
     while (page != limit) {
         uint64_t next = clive_load(word += step);
         bool fits = clive_state_of(next) == CLIVE_AWAY && clive_frame_of(next) == (frame += (uint32_t)step)
-            && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & CLIVE_READONLY);
+            && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & (CLIVE_READONLY | CLIVE_FRESH));
         if (!fits || mode_byte(page + (uint64_t)(int64_t)step) != mode) break;
         if (!clive_cas(word, next, with_state(next, CLIVE_BUSY))) break;
         page += (uint64_t)(int64_t)step;
@@ -64,6 +64,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
     size_t n = (size_t)(last - first + 1);
     int error = 0;
     unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : 0);
+    if (w & CLIVE_FRESH) fill_slots(clive_frame_of(w), n);
     size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
     uint64_t *word = clive_word(first);
     for (size_t i = 0; i < n; i++, word++) {
@@ -72,7 +73,8 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
             clive_store(word, with_state(now, CLIVE_AWAY));
             continue;
         }
-        clive_store(word, (with_state(now, CLIVE_RETURNED) & ~(uint64_t)WORD_HUGE) | WORD_UNDELIVERED);
+        const uint64_t gone = WORD_HUGE | CLIVE_FRESH;
+        clive_store(word, (with_state(now, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
         push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
     }
     return done == n ? 0 : error;

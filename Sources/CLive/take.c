@@ -128,7 +128,7 @@ static size_t take_step(struct step *step, uint64_t bits) {
 
 int clive_take(uint64_t page, const uint32_t *frames, size_t count, uint64_t bits, uint8_t *result) {
     int taken = 0;
-    bits &= CLIVE_READONLY | CLIVE_EXCLUSIVE;
+    bits &= CLIVE_READONLY | CLIVE_EXCLUSIVE | CLIVE_FRESH;
     struct step step;
     touch_stack();
     for (size_t done = 0; done < count; done += step.n) {
@@ -154,7 +154,7 @@ static size_t own_away(struct step *step, size_t i) {
         uint32_t frame = step->frames[i] = clive_frame_of(w);
         step->before[i] = w;
         bool fits = i == first
-            || (frame == step->frames[i - 1] + 1 && !((w ^ step->before[first]) & CLIVE_READONLY)
+            || (frame == step->frames[i - 1] + 1 && !((w ^ step->before[first]) & (CLIVE_READONLY | CLIVE_FRESH))
                 && s->modes[step->page % CLIVE_PAGES_OF_SEGMENT + i]
                     == s->modes[step->page % CLIVE_PAGES_OF_SEGMENT + first]);
         if (clive_state_of(w) == CLIVE_AWAY && fits) continue;
@@ -184,6 +184,7 @@ static size_t bring_step(struct step *step) {
         int uffd = uffd_of(step->page + i);
         uint64_t *words = clive_word(step->page);
         unsigned flags = step->before[i] & CLIVE_READONLY ? PROTECTED : 0;
+        if (uffd >= 0 && step->before[i] & CLIVE_FRESH) fill_slots(step->frames[i], end - i);
         while (i < end) {
             int error = ENXIO;
             size_t done = 0;

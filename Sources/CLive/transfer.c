@@ -75,6 +75,14 @@ long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present) 
     return -EAGAIN;
 }
 
+void fill_slots(uint32_t frame, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        bool was_present;
+        long result = fill_with_zeros(arena_uffd(), slot_page(frame) + i, true, &was_present);
+        if (result == 0 && was_present) kernel_advise(slot_page(frame) + i, 1, ADVISE_POPULATE_WRITE);
+    }
+}
+
 /// After UFFDIO_MOVE said EBUSY: the page is shared with another process since a fork, or pinned. Makes it this
 /// process's own if it can be. False: only a copy helps.
 static bool make_own(int home_uffd, uint64_t page) {

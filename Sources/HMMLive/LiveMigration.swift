@@ -347,11 +347,11 @@ final class LiveMigration: MigrationEngine {
         }
     }
 
-    /// A hole obeys the mapping, what was there obeys its entry.
+    /// A hole obeys the mapping, and comes home as a page; what was there obeys its entry.
     private func bits(_ index: Int) -> UInt64 {
         let isHole = source[index] & MigrationWord.held == 0
         let isWritable = isHole ? fillsWritable : source[index] & HMMPageWord.write != 0
-        return isWritable ? 0 : UInt64(CLIVE_READONLY)
+        return (isWritable ? 0 : UInt64(CLIVE_READONLY)) | (isHole ? UInt64(CLIVE_FRESH) : 0)
     }
 
     private func enter(_ run: Range<Int>, _ bits: UInt64) {

@@ -93,7 +93,9 @@ enum {
     CLIVE_COHERENT = 32,
     /// A write to a protected page was let through and mirrors were not told yet.
     CLIVE_WP_HIT = 64,
-    // Bits 7 to 15 belong to the implementation: keep them.
+    /// Away, and taken where there was nothing, or the page of zeros that all share: a page of its own goes home.
+    CLIVE_FRESH = 1 << 10,
+    // The other bits from 7 to 15 belong to the implementation: keep them.
     /// Bits 16 to 47: the slot, 0 for none. A HOME word may carry a number of the caller there.
     CLIVE_FRAME_SHIFT = 16,
 };
@@ -152,9 +154,9 @@ int clive_registered(uint64_t page);
 // of the range; faults of CPUs and devices go on meanwhile. `result[i]` is 0 or an errno for page + i. Both arrays may
 // lie in registered memory. Signals are blocked while pages are owned.
 
-/// HOME → AWAY into frames[i] (0: leave this page alone, result EINVAL). `bits`: CLIVE_READONLY, CLIVE_EXCLUSIVE. A hole
-/// is taken too; its slot stays missing and reads zero. The slots must be free and empty; what was touched in one by
-/// mistake is dropped. Pages and frames that go on by one together are one call of the kernel.
+/// HOME → AWAY into frames[i] (0: leave this page alone, result EINVAL). `bits`: CLIVE_READONLY, CLIVE_EXCLUSIVE,
+/// CLIVE_FRESH. A hole is taken too; its slot stays missing and reads zero. The slots must be free and empty; what was
+/// touched in one by mistake is dropped. Pages and frames that go on by one together are one call of the kernel.
 /// Errors of a page: EALREADY away already, EAGAIN returned and not settled, EBUSY pinned (by direct I/O or io_uring) or
 /// part of the stack that the caller runs on, ENXIO not registered, EFAULT not readable, ENOMEM.
 /// Answers the number of pages that went.
