@@ -43,7 +43,10 @@ let package = Package(
         .target(name: "CLive"),
         .target(name: "HMMLive", dependencies: ["HMM", "CLive"], swiftSettings: settings),
         // Plays scenarios on it, with real processes.
-        .target(name: "HMMLivePlay", dependencies: ["HMM", "HMMScenario", "HMMLive", "CLive"], swiftSettings: settings),
+        .target(name: "CLivePlay"),
+        .target(
+            name: "HMMLivePlay", dependencies: ["HMM", "HMMScenario", "HMMLive", "CLive", "CLivePlay"],
+            swiftSettings: settings),
         // The kernel's test driver for a program that knows nothing of it.
         .target(name: "CPreload"),
         .target(name: "HMMPreload", dependencies: ["HMM", "HMMLive", "CLive", "CPreload"], swiftSettings: settings),

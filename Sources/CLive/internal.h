@@ -102,8 +102,8 @@ enum {
     MOST_TURNS = 1 << 20,
 };
 static inline bool asks_again(long result) { return result == -EAGAIN || result == -EINTR; }
-/// Gives owned slots that may be empty, or may hold the shared page of zeros, pages of their own: a kernel's device memory
-/// has some for each page, and they come home as such.
+/// Gives owned slots that may be empty, or may hold the shared page of zeros, pages of their own: a kernel's device
+/// memory has some for each page, and they come home as such.
 void fill_slots(uint32_t frame, size_t n);
 /// UFFDIO_WRITEPROTECT of what is present. 0, or a negative errno.
 long protect_pages(int uffd, uint64_t page, uint64_t n, bool on);

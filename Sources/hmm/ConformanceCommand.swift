@@ -10,7 +10,9 @@ struct ConformanceCommand: ParsableCommand {
         discussion: """
             Plays every FAMILY.hmm of a directory and compares with FAMILY.expected, line by line, on all processors. \
             Exit status 1 if any scenario differs. With --kernel next, which answers otherwise for reasons that \
-            Documentation/kernel-profiles.md lists, only if one breaks an invariant.
+            Documentation/kernel-profiles.md lists, only if one breaks an invariant. With --live, real processes play \
+            the families access, protect, migrate, multi, exclusive, cow and remap on this machine's memory; status 1 \
+            if one differs that Documentation/live-differences.md does not explain.
             """)
 
     @Argument(help: "The directory with the recordings.", completion: .directory)
@@ -28,7 +30,11 @@ struct ConformanceCommand: ParsableCommand {
     @Flag(name: .customLong("check"), help: "Check the invariants of the whole machine after every statement.")
     var checksInvariants = false
 
+    @Flag(name: .customLong("live"), help: "Play with real processes on their own memory.")
+    var isLive = false
+
     func run() throws {
+        if isLive { return try runLive() }
         let start = SyncClock.now()
         let families = try Recording.families(in: directory).filter { Pattern(glob: pattern).matches($0) }
         var agreed = 0

@@ -1,5 +1,6 @@
 import ArgumentParser
 import HMM
+import HMMLivePlay
 import HMMScenario
 import Logging
 
@@ -17,12 +18,18 @@ struct RunCommand: ParsableCommand {
             'expect RESULT|RESULT|…' says what the statement before it answers; '*' stands for any text. 'race', \
             'thread NAME' … 'end' runs groups of statements at the same time.
 
+            With --live, each process of a scenario is a real one and its memory is real: the kernel of this machine \
+            maps, protects, forks, and userfaultfd carries the devices. Documentation/live-differences.md says where \
+            that answers otherwise than a kernel that has the devices itself.
+
             Exit status: 0; 1 if an 'expect' failed; 64 if a file or the command line has errors (nothing is played \
-            then); 66 if a file cannot be read; 70 if the machine cannot be made.
+            then); 66 if a file cannot be read; 70 if the machine cannot be made, or with --live \
+            this one does not let us.
 
             Examples:
               hmm run Examples/scenarios/first-fault.hmm
               hmm run --format plain --scenario 'fork-00*' Conformance/linux-6.12/fork.hmm
+              hmm run --live Examples/scenarios/first-fault.hmm
               printf '== a\\nmap m 4 rw\\ndev0 read m\\ndev0 snapshot m\\n' | hmm run -
             """)
 
@@ -45,21 +52,21 @@ struct RunCommand: ParsableCommand {
     @Flag(name: .customLong("check"), help: "Check the invariants of the whole machine after every statement (slow).")
     var checksInvariants = false
 
+    @Flag(name: .customLong("live"), help: "Play with real processes on their own memory.")
+    var isLive = false
+
     @OptionGroup var logging: LoggingOptions
 
     func run() throws {
         let logger = logging.logger()
         let sources = try ScenarioFiles.read(files, matching: pattern)
-        var options = Player.Options()
-        options.configuration.profile = kernel.profile
-        options.checksInvariants = checksInvariants
         var printer = makePrinter()
         var total = PlaySummary()
         var isGood = true
         for source in sources {
             logger.debug("read \(source.file): \(source.scenarios.count) scenarios")
             for scenario in source.scenarios {
-                let outcome = try play(scenario, of: source.file, options, &printer, logger)
+                let outcome = try play(scenario, of: source.file, &printer, logger)
                 total.add(outcome.summary)
                 isGood = isGood && outcome.summary.failedExpectations == 0 && outcome.violations.isEmpty
             }
@@ -77,18 +84,16 @@ struct RunCommand: ParsableCommand {
     }
 
     private func play(
-        _ scenario: Scenario, of file: String, _ options: Player.Options, _ printer: inout any ReportPrinter,
-        _ logger: Logger
+        _ scenario: Scenario, of file: String, _ printer: inout any ReportPrinter, _ logger: Logger
     ) throws -> ScenarioOutcome {
-        let player: Player
-        do throws(HMMError) {
-            player = try Player(scenario, options)
+        printer.begin(scenario, file: file)
+        let outcome: ScenarioOutcome
+        do {
+            outcome = try play(scenario) { printer.add($0, of: scenario) }
         } catch {
             Console.complain("hmm: no machine for '\(scenario.name)': \(error)")
             throw ExitCode(70)
         }
-        printer.begin(scenario, file: file)
-        let outcome = player.play { printer.add($0, of: scenario) }
         printer.end(outcome, file: file)
         complain(outcome, file)
         let milliseconds = outcome.summary.nanoseconds / 1_000_000
@@ -96,10 +101,29 @@ struct RunCommand: ParsableCommand {
         return outcome
     }
 
+    private func play(
+        _ scenario: Scenario, _ report: (StatementOutcome) -> Void
+    ) throws -> ScenarioOutcome {
+        if isLive {
+            var options = LivePlayer.Options()
+            options.profile = kernel.profile
+            options.checksInvariants = checksInvariants
+            return try LivePlayer(scenario, options).play(report)
+        }
+        var options = Player.Options()
+        options.configuration.profile = kernel.profile
+        options.checksInvariants = checksInvariants
+        return try Player(scenario, options).play(report)
+    }
+
     /// Says on standard error what a person would miss in the plain and JSON forms.
     private func complain(_ outcome: ScenarioOutcome, _ file: String) {
         guard format != .person else { return }
         for statement in outcome.statements {
+            if !statement.note.isEmpty {
+                let place = "\(file):\(statement.statement.position.line)"
+                Console.complain("\(place): \(statement.note)")
+            }
             for expectation in statement.failedExpectations {
                 let failure = Diagnostic(
                     expectation.position, "the result is '\(statement.result.text)'", expected: "'\(expectation.text)'")

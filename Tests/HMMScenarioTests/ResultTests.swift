@@ -17,6 +17,19 @@ struct ResultTests {
         #expect(StatementResult.values(values).isTorn)
     }
 
+    @Test(arguments: [
+        "ok", "error EFAULT", "0*2 7 ! B x", "ok pages=3", "ok pages=6 faults=1 values 0*2 7 ! B x*3",
+        "ok 00*2 ff 11 06*512", "failed: nobody answers",
+    ])
+    func resultsReadBack(text: String) {
+        #expect(StatementResult(text: text)?.text == text)
+    }
+
+    @Test(arguments: ["", "ok ", "ok pages=x", "1**2", "1*1", "y", "error", "ok 1ff", "ok pages=1 value 3"])
+    func whatNoResultHasIsRefused(text: String) {
+        #expect(StatementResult(text: text) == nil)
+    }
+
     @Test func pagePatternReadsBack() {
         withPage { words in
             #expect(PagePattern.value(of: .init(words), page: 3) == .zero)

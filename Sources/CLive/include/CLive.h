@@ -157,8 +157,8 @@ int clive_registered(uint64_t page);
 /// HOME → AWAY into frames[i] (0: leave this page alone, result EINVAL). `bits`: CLIVE_READONLY, CLIVE_EXCLUSIVE,
 /// CLIVE_FRESH. A hole is taken too; its slot stays missing and reads zero. The slots must be free and empty; what was
 /// touched in one by mistake is dropped. Pages and frames that go on by one together are one call of the kernel.
-/// Errors of a page: EALREADY away already, EAGAIN returned and not settled, EBUSY pinned (by direct I/O or io_uring) or
-/// part of the stack that the caller runs on, ENXIO not registered, EFAULT not readable, ENOMEM.
+/// Errors of a page: EALREADY away already, EAGAIN returned and not settled, EBUSY pinned (by direct I/O or io_uring)
+/// or part of the stack that the caller runs on, ENXIO not registered, EFAULT not readable, ENOMEM.
 /// Answers the number of pages that went.
 int clive_take(uint64_t page, const uint32_t *_Nonnull frames, size_t count, uint64_t bits,
                uint8_t *_Nonnull result);

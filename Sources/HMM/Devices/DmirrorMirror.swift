@@ -67,6 +67,16 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
         mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
     }
 
+    /// The process is a forked child, and the mirror is its parent's, which goes on using it. Here it goes without a
+    /// trace: nothing moves, and no other mirror hears of it. Called before the child does anything else.
+    package func abandon() {
+        let wasOpen = isOpen.exchange(false, ordering: .acquiringAndReleasing)
+        precondition(wasOpen, "a closed mirror was abandoned")
+        interval.remove()
+        device.forget(self)
+        mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
+    }
+
     // MARK: Invalidation
 
     public func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {

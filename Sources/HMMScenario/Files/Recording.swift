@@ -60,26 +60,30 @@ extension Recording {
         var options = Player.Options()
         options.configuration.profile = profile
         options.checksInvariants = checksInvariants
+        do throws(HMMError) {
+            return differences(of: try Player(scenario, options).play()).first
+        } catch {
+            return Difference(
+                scenario: scenario.name, statement: "a fresh machine", expected: "ok", got: "\(error)", transcript: "")
+        }
+    }
+
+    /// Where what somebody played differs from the recording, line by line. Broken invariants come first.
+    package func differences(of outcome: ScenarioOutcome) -> [Difference] {
+        let transcript = transcript(outcome.statements)
         func difference(_ statement: String, _ expected: String, _ got: String) -> Difference {
             Difference(
-                scenario: scenario.name, statement: statement, expected: expected, got: got,
-                transcript: transcript(answers))
+                scenario: scenario.name, statement: statement, expected: expected, got: got, transcript: transcript)
         }
-        var answers: [StatementOutcome] = []
-        let outcome: ScenarioOutcome
-        do throws(HMMError) {
-            outcome = try Player(scenario, options).play { answers.append($0) }
-        } catch {
-            return difference("a fresh machine", "ok", "\(error)")
-        }
-        if let violation = outcome.violations.first { return difference("invariants", Self.noneBroken, violation) }
+        var differences = outcome.violations.map { difference("invariants", Self.noneBroken, $0) }
         for (answer, expected) in zip(outcome.statements, self.expected) where answer.line != expected {
-            return difference(scenario.text(of: answer.statement), expected, answer.line)
+            differences.append(difference(scenario.text(of: answer.statement), expected, answer.line))
         }
         if outcome.statements.count != expected.count {
-            return difference("all statements", "\(expected.count) lines", "\(outcome.statements.count)")
+            differences.append(
+                difference("all statements", "\(expected.count) lines", "\(outcome.statements.count)"))
         }
-        return nil
+        return differences
     }
 
     private func transcript(_ answers: [StatementOutcome]) -> String {

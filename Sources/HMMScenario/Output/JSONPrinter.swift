@@ -5,9 +5,9 @@
 ///     "status":"ok"},…],"summary":{…}}
 /// {"summary":{…}}
 /// ```
-/// A statement has `status` (`ok`, `error`, `values`), `result` (the text of the plain form) and, as it applies,
-/// `error`, the counts of a device request (`pages`, `faults`), `values` and `snapshot` (runs, each a value and how
-/// often it follows), and `failed` (expectations that did not hold).
+/// A statement has `status` (`ok`, `error`, `values`, `failed`), `result` (the text of the plain form) and, as it
+/// applies, `error`, the counts of a device request (`pages`, `faults`), `values` and `snapshot` (runs, each a value
+/// and how often it follows), `note` (what the result does not say) and `failed` (expectations that did not hold).
 package struct JSONPrinter: ReportPrinter {
     private let write: (String) -> Void
 
@@ -37,6 +37,7 @@ package struct JSONPrinter: ReportPrinter {
             ("statement", .string(scenario.text(of: statement))), ("result", .string(outcome.result.text)),
         ]
         members += result(outcome.result)
+        if !outcome.note.isEmpty { members.append(("note", .string(outcome.note))) }
         let failed = outcome.failedExpectations
         if !failed.isEmpty { members.append(("failed", .array(failed.map { .string($0.text) }))) }
         return .object(members)
@@ -51,6 +52,7 @@ package struct JSONPrinter: ReportPrinter {
             [("status", .string("ok"))] + counts.map { ($0.name, .number($0.value)) }
                 + (values.map { [("values", runs($0, value))] } ?? [])
         case .snapshot(let bytes): [("status", .string("ok")), ("snapshot", runs(bytes) { .number($0) })]
+        case .failed(let words): [("status", .string("failed")), ("error", .string(words))]
         }
     }
 

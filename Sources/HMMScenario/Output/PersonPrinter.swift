@@ -37,6 +37,7 @@ package struct PersonPrinter: ReportPrinter {
         let text = (raceLines.contains(line) ? "  " : "") + scenario.text(of: outcome.statement)
         let number = pad(String(line), to: 4, left: true)
         write("\(style.dim(number))  \(pad(text, to: width))  \(colored(outcome.result))\n")
+        if !outcome.note.isEmpty { write("      \(style.dim(outcome.note))\n") }
         for expectation in outcome.failedExpectations {
             write("      \(style.red("expected")) \(expectation.text)\n")
         }

@@ -80,6 +80,8 @@ package final class OpenMirrors: @unchecked Sendable {
         return try body(file.mirror)
     }
 
+    package func isOpen(_ device: DeviceID) -> Bool { lock.withLock { files[device.index] != nil } }
+
     private func take(_ device: DeviceID) throws(HMMError) -> File {
         // Requests count themselves in and out in any order; what they meet is whoever opens or closes.
         schedulingPoint(.load, on: key)

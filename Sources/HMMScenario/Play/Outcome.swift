@@ -2,10 +2,13 @@
 package struct StatementOutcome: Sendable {
     package var statement: Statement
     package var result: StatementResult
+    /// In words, what the result does not say of the machine on which the statement ran; often empty.
+    package var note: String
 
-    package init(statement: Statement, result: StatementResult) {
+    package init(statement: Statement, result: StatementResult, note: String = "") {
         self.statement = statement
         self.result = result
+        self.note = note
     }
 
     package var failedExpectations: [Expectation] {

@@ -101,11 +101,8 @@ package final class Player: @unchecked Sendable {
         }
         outcome.violations += devices.removeAll().map { "at the end: \($0)" }
         if options.checksInvariants { check(after: nil, &outcome) }
-        outcome.summary.scenarios = 1
-        outcome.summary.statements = outcome.statements.count
-        outcome.summary.expectations = outcome.statements.reduce(0) { $0 + $1.statement.expectations.count }
-        outcome.summary.failedExpectations = outcome.statements.reduce(0) { $0 + $1.failedExpectations.count }
-        noteCounts(&outcome.summary)
+        outcome.summary.note(outcome.statements)
+        outcome.summary.noteCounts(of: machine)
     }
 }
 

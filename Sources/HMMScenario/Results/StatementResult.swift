@@ -11,6 +11,8 @@ package enum StatementResult: Hashable, Sendable {
     case request([Count], values: RunLengths<PageValue>?)
     /// A byte a page.
     case snapshot(RunLengths<UInt8>)
+    /// In words: the statement could not be run at all. The model always can.
+    case failed(String)
 
     /// A named number of a result, `pages=4` for instance.
     package struct Count: Hashable, Sendable {
@@ -26,8 +28,10 @@ package enum StatementResult: Hashable, Sendable {
     package init(_ error: HMMError) { self = .error(error.errnoName) }
 
     package var isError: Bool {
-        if case .error = self { return true }
-        return false
+        switch self {
+        case .error, .failed: true
+        default: false
+        }
     }
 
     /// A page was torn, which never may be.
@@ -48,6 +52,7 @@ package enum StatementResult: Hashable, Sendable {
             (["ok"] + counts.map { "\($0.name)=\($0.value)" } + (values.map { ["values", $0.text(\.text)] } ?? []))
                 .joined(separator: " ")
         case .snapshot(let bytes): "ok " + bytes.text(Self.hexByte)
+        case .failed(let words): "failed: " + words
         }
     }
 

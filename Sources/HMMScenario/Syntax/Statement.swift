@@ -3,12 +3,14 @@ import HMM
 /// A process of a scenario: an index into `Scenario.processes`. The first is `main`.
 package struct ProcessID: Hashable, Sendable {
     package var index: Int
+    package init(index: Int) { self.index = index }
     package static let main = ProcessID(index: 0)
 }
 
 /// A device of a scenario: an index into `Scenario.devices`. The first four are dev0 … dev3.
 package struct DeviceID: Hashable, Sendable {
     package var index: Int
+    package init(index: Int) { self.index = index }
 }
 
 /// A region of a scenario: an index into `Scenario.regions`.

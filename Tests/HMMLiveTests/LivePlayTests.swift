@@ -1,0 +1,163 @@
+import CLive
+import Foundation
+import HMMLive
+import HMMScenario
+import Testing
+
+@testable import HMMLivePlay
+
+/// Real processes need a process without threads that forks them: the command, which lies beside the tests in the build
+/// folder, or beside the bundle that holds them.
+private let command: URL? = CommandLine.arguments.map { URL(fileURLWithPath: $0) }
+    .flatMap { [$0.deletingLastPathComponent(), $0.deletingLastPathComponent().deletingLastPathComponent()] }
+    .map { $0.appendingPathComponent("hmm") }
+    .first { FileManager.default.isExecutableFile(atPath: $0.path) }
+
+private let hasFaults = LiveSpace.features.open_error == 0
+
+private let packageFolder = URL(fileURLWithPath: #filePath)
+    .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
+
+@Suite(
+    "Scenarios on real memory", .serialized, .enabled(if: command != nil, "the executable is not beside the tests"),
+    .enabled(if: hasFaults, "this machine lets nobody use userfaultfd"))
+struct LivePlayTests {
+    private struct Answer {
+        var output: String
+        var errors: String
+        var status: Int32
+    }
+
+    private func hmm(_ arguments: [String], input: String = "") throws -> Answer {
+        let process = Process()
+        let executable: URL = try #require(command)
+        process.executableURL = executable
+        process.arguments = arguments
+        let (stream, output, errors) = (Pipe(), Pipe(), Pipe())
+        process.standardInput = stream
+        process.standardOutput = output
+        process.standardError = errors
+        try process.run()
+        stream.fileHandleForWriting.write(Data(input.utf8))
+        try stream.fileHandleForWriting.close()
+        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        let complaints = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
+        process.waitUntilExit()
+        return Answer(output: text, errors: complaints, status: process.terminationStatus)
+    }
+
+    private func play(_ scenario: String) throws -> [Substring] {
+        let answer = try hmm(["run", "--live", "--format", "plain", "-"], input: "== a\n" + scenario)
+        #expect(answer.errors.isEmpty)
+        return answer.output.split(separator: "\n").dropFirst().map { $0.drop { $0 != " " }.dropFirst() }
+    }
+
+    @Test("a handful of each family answers as recorded", arguments: LiveDifferences.families)
+    func recordings(family: String) throws {
+        let folder = packageFolder.appendingPathComponent("Conformance/linux-6.12").path
+        let recordings = try Recording.family(family, in: folder).prefix(3)
+            .filter { LiveDifferences.reasons[$0.scenario.name] == nil }
+        for recording in recordings {
+            let name = recording.scenario.name
+            let answer = try hmm(["run", "--live", "--format", "plain", "--scenario", name, "\(folder)/\(family).hmm"])
+            #expect(answer.output == (["== " + name] + recording.expected).map { $0 + "\n" }.joined())
+        }
+    }
+
+    @Test func accessesThatMayNotBeAreSeen() throws {
+        #expect(
+            try play("map a 3 rw\nprotect a[1] none\ncpu write a 1\ncpu read a\nunmap a[2]\ncpu read a\n")
+                == ["ok", "ok", "1 ! 1", "1 ! 1", "ok", "1 !*2"])
+    }
+
+    @Test func aForkedChildHasMirrorsOfItsOwn() throws {
+        #expect(
+            try play(
+                """
+                map a 4 rw
+                cpu write a 1
+                dev0 migrate a
+                fork child
+                dev0 snapshot a
+                child: dev0 snapshot a
+                child: cpu write a[0] 2
+                dev0 snapshot a
+                child: dev0 snapshot a
+                cpu read a
+                child: cpu read a
+                child: exit
+                cpu read a
+
+                """) == [
+                    "ok", "ok", "ok pages=4 values 1*4", "ok", "ok 21*4", "ok 21*4", "ok", "ok 01 21*3",
+                    "ok 02 21*3", "1*4", "2 1*3", "ok", "1*4",
+                ])
+    }
+
+    @Test func racesHaveThreads() throws {
+        let answers = try play(
+            """
+            map a 64 rw
+            cpu write a 1
+            race
+            thread cpu
+            cpu write a 2
+            cpu read a
+            thread device
+            dev0 migrate a
+            dev0 read a
+            end
+            cpu read a
+
+            """)
+        #expect(answers.count == 7)
+        // The device came before or after: what is read is one or the other, page by page, and nothing is torn.
+        #expect(answers.suffix(5).allSatisfy { !$0.contains("x") } && answers.last == "2*64")
+    }
+
+    @Test func whatGoesWrongIsSaidInWords() throws {
+        let answer = try hmm(["run", "--live", "--format", "json", "-"], input: "== a\nmap a 512 rw hugetlb shared\n")
+        let isThere = answer.output.contains("\"result\":\"ok\"")
+        #expect(isThere || answer.output.contains("nr_hugepages"))
+    }
+}
+
+@Suite("What the live player and its processes say")
+struct LiveMessageTests {
+    @Test(arguments: [
+        LiveRequest.run(line: 7, ownThread: true), .bringHome(device: 2, isReleased: false), .end,
+        .follow(SharedMove(pages: RegionPages(region: 1, pages: 3..<9), device: nil)),
+    ])
+    func requestsReadBack(request: LiveRequest) {
+        #expect(LiveRequest(text: request.text) == request)
+    }
+
+    @Test func repliesReadBack() {
+        let pages = RegionPages(region: 0, pages: 1..<4)
+        let reply = LiveReply(
+            line: 3, result: .values(RunLengths([.zero, .seed(4)])), note: "in words",
+            effects: [
+                .forked(process: 1, pid: 99), .shared(child: 1, pages), .moved(SharedMove(pages: pages, device: 1)),
+                .left(pages), .closed(device: 0), .released(device: 1), .broken("a b c"),
+            ])
+        #expect(LiveReply(text: reply.text) == reply)
+        #expect(LiveReply(text: "x\tok\t") == nil)
+        #expect(LiveReply(text: "1\tok\t\tshared 1") == nil)
+    }
+
+    @Test func pagesAreSharedUntilSomebodyLeaves() {
+        var groups = ShareGroups(processCount: 3)
+        func others(_ process: Int) -> [String] {
+            let all = RegionPages(region: 0, pages: 0..<8)
+            return groups.others(SharedMove(pages: all, device: 1), of: process)
+                .map { "\($0.process): \($0.move.text)" }
+        }
+        groups.share(RegionPages(region: 0, pages: 0..<6), of: 0, with: 1)
+        groups.share(RegionPages(region: 0, pages: 0..<2), of: 1, with: 2)
+        #expect(others(0) == ["1: 0 0 6 1", "2: 0 0 2 1"])
+        groups.leave(RegionPages(region: 0, pages: 3..<4), by: 1)
+        #expect(others(0) == ["1: 0 0 3 1", "1: 0 4 6 1", "2: 0 0 2 1"])
+        groups.leaveAll(by: 0)
+        #expect(others(0).isEmpty && others(1) == ["2: 0 0 2 1"])
+    }
+}
