@@ -89,6 +89,7 @@ final class LiveMigration: MigrationEngine {
             isMovable = (try? space.adoptMapping(mapping, around: pages)) != nil
         }
         let isPlain = isMovable && !mapping.isFile && !space.hasProtectedPages && fillsWritable
+            && !space.configuration.tellsZeroPages
         var first = pages.lowerBound
         while first < pages.upperBound {
             let end = min(first.advanced(by: LiveLook.limit), pages.upperBound)

@@ -47,6 +47,7 @@ final class LiveServer: @unchecked Sendable {
             configuration.profile = options.profile
             // What scenarios say of a page must not depend on its neighbours.
             configuration.faultAroundPages = 1
+            configuration.tellsZeroPages = true
             configuration.defaultFaults = .onThread
             let process = LiveProcess(scenario, space: try LiveSpace.start(configuration))
             LiveServer(process, of: scenario, options: options, sockets: sockets).serve(greets: true)

@@ -94,7 +94,7 @@ enum {
     /// A write to a protected page was let through and mirrors were not told yet.
     CLIVE_WP_HIT = 64,
     /// Away, and taken where there was nothing, or the page of zeros that all share: a page of its own goes home.
-    CLIVE_FRESH = 1 << 10,
+    CLIVE_FRESH = 1 << 11,
     // The other bits from 7 to 15 belong to the implementation: keep them.
     /// Bits 16 to 47: the slot, 0 for none. A HOME word may carry a number of the caller there.
     CLIVE_FRAME_SHIFT = 16,
