@@ -75,9 +75,13 @@ static void pass_on(int number, siginfo_t *info, void *context) {
     else previous.sa_handler(number);
 }
 
+static bool is_answered(const siginfo_t *info, const ucontext_t *context) {
+    return resolve((uint64_t)(uintptr_t)info->si_addr, kind_of(context), CLIVE_ON_THREAD, 0);
+}
+
 static void on_sigbus(int number, siginfo_t *info, void *context) {
     // A page that the hardware lost has another code.
-    if (info->si_code == BUS_ADRERR && resolve((uint64_t)(uintptr_t)info->si_addr, kind_of(context))) return;
+    if (info->si_code == BUS_ADRERR && is_answered(info, context)) return;
     pass_on(number, info, context);
 }
 
@@ -104,7 +108,7 @@ static void *answer_faults(void *argument) {
                 | (messages[i].flags & UFFD_FAULT_WP ? FAULT_PROTECTED : 0);
             // What cannot be answered faults again, and is then the kernel's to judge. The thread goes on only now, and
             // not from within the calls that mend the page: it finds its return in the queue.
-            resolve(messages[i].address, kind);
+            resolve(messages[i].address, kind, CLIVE_HANDLER_THREAD, (uint32_t)messages[i].thread);
             struct kernel_uffd_range page = { messages[i].address & ~(PAGE_BYTES - 1), PAGE_BYTES };
             kernel_ioctl(uffd, UFFD_WAKE, &page);
         }

@@ -55,6 +55,11 @@ static inline struct segment *segment_of(uint64_t page) {
     uint64_t index = page / CLIVE_PAGES_OF_SEGMENT;
     return index < SEGMENT_SLOTS ? __atomic_load_n(&clive_segments[index], __ATOMIC_ACQUIRE) : NULL;
 }
+/// clive_word, without the tables of the dynamic linker, which may bind it only when it is called.
+static inline uint64_t *word_of(uint64_t page) {
+    struct segment *s = segment_of(page);
+    return s ? &s->words[page % CLIVE_PAGES_OF_SEGMENT] : NULL;
+}
 /// 0, or 1 + the mode.
 static inline uint8_t mode_byte(uint64_t page) {
     struct segment *s = segment_of(page);
@@ -128,8 +133,8 @@ enum {
     /// The machine does not tell: any of the above may be true.
     FAULT_UNSURE = 4,
 };
-/// Answers a fault. False: it is none of ours.
-bool resolve(uint64_t address, unsigned kind);
+/// Answers a fault that came in one of the two ways, on `thread`; 0 is the running one. False: it is none of ours.
+bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thread);
 
 // returns.c
 void push_return(uint64_t page, uint32_t frame, uint32_t bits);
@@ -139,6 +144,9 @@ void announce_returns(void);
 // ranges.c
 int open_uffds(void);
 int register_everything(void);
+/// Registers what should be registered in a range: a part of it may have been mapped anew behind our back, by the
+/// allocator of the C library for one. A page that is taken from such memory would not fault when it is missed.
+void register_again(uint64_t page, uint64_t n);
 int protect_everything(void);
 
 // probe.c

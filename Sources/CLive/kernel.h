@@ -84,7 +84,7 @@ struct kernel_uffd_transfer {
 };
 struct kernel_uffd_message {
     uint8_t event, reserved[7];
-    uint64_t flags, address, more;
+    uint64_t flags, address, thread;
 };
 #define UFFD_DEVICE_NEW KERNEL_IOCTL(IOCTL_NONE, 0xAA, 0x00, 0)
 #define UFFD_API KERNEL_IOCTL(IOCTL_BOTH, 0xAA, 0x3F, sizeof(struct kernel_uffd_api))

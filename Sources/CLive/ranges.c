@@ -120,12 +120,18 @@ int clive_registered(uint64_t page) { return (int)mode_byte(page) - 1; }
 
 static int register_mapping(uint64_t page, uint64_t n, const struct clive_vma *vma, uint8_t byte) {
     (void)vma;
-    return (int)register_pages(live.uffd[(byte & MODE_BITS) - 1], page, n);
+    long result = register_pages(live.uffd[(byte & MODE_BITS) - 1], page, n);
+    // Something else is mapped there now.
+    if (result) set_modes(page, n, 0, 0, 0);
+    return (int)result;
 }
 
 static void register_run(uint64_t page, uint64_t n, uint8_t byte) {
-    each_mapping(page, n, register_mapping, byte, false);
+    if (register_pages(live.uffd[(byte & MODE_BITS) - 1], page, n))
+        each_mapping(page, n, register_mapping, byte, false);
 }
+
+void register_again(uint64_t page, uint64_t n) { each_run(page, n, register_run); }
 
 static int protect_mapping(uint64_t page, uint64_t n, const struct clive_vma *vma, uint8_t byte) {
     if (vma->shared) return 0;

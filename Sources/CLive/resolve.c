@@ -2,12 +2,12 @@
 // misses a slot. Runs in a signal handler: no lock, no allocation, no errno.
 #include "internal.h"
 
-/// A fault that owners keep for themselves is waited for; the gate holds new ones off while a process forks.
-static void enter(void) {
+/// The gate holds faults off while a process forks, but for those of the thread that forks.
+static void enter(uint32_t thread) {
     for (unsigned turn = 0;; turn++) {
         __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
         uint32_t keeper = __atomic_load_n(&live.gate, __ATOMIC_SEQ_CST);
-        if (keeper == 0 || keeper == this_thread()) return;
+        if (keeper == 0 || keeper == (thread ? thread : this_thread())) return;
         __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
         wait_turn(turn);
     }
@@ -44,7 +44,7 @@ static bool answer_at_home(uint64_t page, uint64_t *word, uint64_t w, int uffd, 
 
 /// Owns the pages that follow (`step` 1) or come before (-1) `page` in memory and in the arena alike.
 static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int step) {
-    uint64_t *word = clive_word(page);
+    uint64_t *word = word_of(page);
     uint32_t frame = clive_frame_of(w);
     uint8_t mode = mode_byte(page);
     while (page != limit) {
@@ -66,7 +66,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
     unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : 0);
     if (w & CLIVE_FRESH) fill_slots(clive_frame_of(w), n);
     size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
-    uint64_t *word = clive_word(first);
+    uint64_t *word = word_of(first);
     for (size_t i = 0; i < n; i++, word++) {
         uint64_t now = clive_load(word);
         if (i >= done) {
@@ -83,7 +83,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
 /// The other pages of the block that are away and may come home too.
 static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd) {
     uint8_t mode = mode_byte(page);
-    uint64_t *word = clive_word(block);
+    uint64_t *word = word_of(block);
     for (uint64_t next = block; next < end;) {
         uint64_t w = clive_load(&word[next - block]);
         if (clive_state_of(w) != CLIVE_AWAY || w & CLIVE_EXCLUSIVE || mode_byte(next) != mode
@@ -124,7 +124,7 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
 }
 
 static bool answer_home(uint64_t page, int uffd, unsigned kind) {
-    uint64_t *word = clive_word(page);
+    uint64_t *word = word_of(page);
     uint64_t w = own_word(word);
     if (clive_state_of(w) == CLIVE_AWAY) {
         count(&live.counts.cpu_faults, 1);
@@ -168,7 +168,7 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
     uint64_t slot = slot_page(frame);
     for (unsigned turn = 0;; turn++) {
         uint64_t page = owner_of(frame);
-        uint64_t *word = page ? clive_word(page) : NULL;
+        uint64_t *word = page ? word_of(page) : NULL;
         uint64_t w = word ? clive_load(word) : 0;
         uint32_t state = clive_state_of(w);
         bool was_present;
@@ -193,11 +193,20 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
     }
 }
 
-bool resolve(uint64_t address, unsigned kind) {
+/// A page that nobody registered here. It can be registered all the same, as a part of a mapping that grew: a stack, or
+/// what mremap made longer. The kernel knows.
+static bool answer_unknown(uint64_t page, unsigned kind, enum clive_mode mode) {
+    int uffd = live.uffd[mode];
+    bool was_present = true;
+    if (!(kind & FAULT_PROTECTED) && fill_with_zeros(uffd, page, kind & FAULT_WRITE, &was_present)) return false;
+    return !was_present || (kind & FAULT_WRITE && live.can_protect && protect_pages(uffd, page, 1, false) == 0);
+}
+
+bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thread) {
     uint64_t page = address / PAGE_BYTES;
     if (page - live.arena_page < live.arena_frames) {
         for (;;) {
-            enter();
+            enter(thread);
             enum answer answer = answer_slot((uint32_t)(page - live.arena_page), kind);
             leave();
             if (answer == ANSWERED) return true;
@@ -205,8 +214,8 @@ bool resolve(uint64_t address, unsigned kind) {
         }
     }
     int uffd = uffd_of(page);
-    if (uffd < 0) return false;
-    enter();
+    if (uffd < 0) return answer_unknown(page, kind, mode);
+    enter(thread);
     bool answered = answer_home(page, uffd, kind);
     leave();
     return answered;

@@ -70,20 +70,22 @@ void push_return(uint64_t page, uint32_t frame, uint32_t bits) {
     __atomic_store_n(&queue.overflow, 1, __ATOMIC_SEQ_CST);
 }
 
-void announce_returns(void) {
-    // The pushes before this one are seen by a sleeper that is not counted yet: it looks after it counted itself.
-    __atomic_thread_fence(__ATOMIC_SEQ_CST);
-    if (__atomic_load_n(&queue.sleepers, __ATOMIC_RELAXED)) clive_wake_returns();
-}
-
 enum { FUTEX_WAIT_PRIVATE_CALL = 128, FUTEX_WAKE_PRIVATE_CALL = 129 };
 
-void clive_wake_returns(void) {
+static void wake(void) {
     // Only the first push after a sleep began pays for the wake-up.
     if (__atomic_exchange_n(&queue.sleepers, 0, __ATOMIC_SEQ_CST) == 0) return;
     __atomic_fetch_add(&queue.pushed, 1, __ATOMIC_SEQ_CST);
     kernel_call(SYS_futex, (long)&queue.pushed, FUTEX_WAKE_PRIVATE_CALL, INT_MAX, 0, 0, 0);
 }
+
+void announce_returns(void) {
+    // The pushes before this one are seen by a sleeper that is not counted yet: it looks after it counted itself.
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&queue.sleepers, __ATOMIC_RELAXED)) wake();
+}
+
+void clive_wake_returns(void) { wake(); }
 
 static bool is_empty(void) {
     uint64_t ticket = __atomic_load_n(&queue.pop, __ATOMIC_SEQ_CST);
@@ -143,7 +145,7 @@ size_t clive_drain(struct clive_return *out, size_t capacity) {
     size_t n = 0;
     struct clive_return entry;
     while (n < capacity && try_pop(&entry)) {
-        uint64_t *word = clive_word(entry.page);
+        uint64_t *word = word_of(entry.page);
         n += word && take_news(word, entry.page, entry.bits & CLIVE_COW, &out[n]);
     }
     if (capacity - n < 2 || !__atomic_load_n(&queue.overflow, __ATOMIC_SEQ_CST)) return n;

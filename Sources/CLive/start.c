@@ -51,9 +51,9 @@ void clive_before_fork(void) {
 }
 
 int clive_after_fork_in_parent(void) {
-    int error = live.started ? protect_everything() : 0;
+    // First the gate: the stack of this thread may be among what is protected.
     __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
-    return error;
+    return live.started ? protect_everything() : 0;
 }
 
 int clive_after_fork_in_child(void) {
@@ -69,9 +69,11 @@ int clive_after_fork_in_child(void) {
         if (live.uffd[CLIVE_HANDLER_THREAD] != live.uffd[CLIVE_ON_THREAD]) close(live.uffd[CLIVE_HANDLER_THREAD]);
         error = open_proc_files();
         if (!error) error = open_uffds();
-        if (!error) error = register_everything();
-        if (!error) error = protect_everything();
+        // Who answers is there before anything can fault.
         if (!error) error = start_fault_thread();
+        if (!error) error = register_everything();
+        __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
+        if (!error) error = protect_everything();
     }
     __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
     return error;

@@ -106,7 +106,7 @@ static size_t take_step(struct step *step, uint64_t bits) {
             continue;
         }
         int uffd = uffd_of(step->page + i);
-        uint64_t *words = clive_word(step->page);
+        uint64_t *words = word_of(step->page);
         uint64_t huge = keep_huge(step, i, end);
         while (i < end) {
             int error = 0;
@@ -131,6 +131,7 @@ int clive_take(uint64_t page, const uint32_t *frames, size_t count, uint64_t bit
     bits &= CLIVE_READONLY | CLIVE_EXCLUSIVE | CLIVE_FRESH;
     struct step step;
     touch_stack();
+    register_again(page, count);
     for (size_t done = 0; done < count; done += step.n) {
         step.page = page + done;
         step.n = step_length(step.page, count - done);
@@ -182,7 +183,7 @@ static size_t bring_step(struct step *step) {
             continue;
         }
         int uffd = uffd_of(step->page + i);
-        uint64_t *words = clive_word(step->page);
+        uint64_t *words = word_of(step->page);
         unsigned flags = step->before[i] & CLIVE_READONLY ? PROTECTED : 0;
         if (uffd >= 0 && step->before[i] & CLIVE_FRESH) fill_slots(step->frames[i], end - i);
         while (i < end) {
@@ -220,7 +221,7 @@ int clive_bring(uint64_t page, size_t count, uint8_t *result) {
 }
 
 static void forget_step(struct step *step) {
-    uint64_t *words = clive_word(step->page);
+    uint64_t *words = word_of(step->page);
     for (size_t i = 0; i < step->n; i++) {
         step->frames[i] = 0;
         if (!words || clive_load(&words[i]) == 0) continue;
@@ -251,7 +252,7 @@ void clive_forget(uint64_t page, size_t count, uint32_t *frames) {
 
 int clive_relocate(uint64_t from, uint64_t to, size_t count) {
     for (size_t i = 0; i < count; i++) {
-        uint64_t *source = clive_word(from + i), *destination = clive_word(to + i);
+        uint64_t *source = word_of(from + i), *destination = word_of(to + i);
         if (!source || clive_load(source) == 0) continue;
         if (!destination) return -ENXIO;
         uint64_t mask = block_signals(), w = own_word(source);
@@ -271,7 +272,7 @@ int clive_relocate(uint64_t from, uint64_t to, size_t count) {
 }
 
 bool clive_settle(uint64_t page, uint32_t frame) {
-    uint64_t *word = clive_word(page);
+    uint64_t *word = word_of(page);
     if (!word) return false;
     uint64_t w;
     // Nothing is owned: a fault that comes between the word and the owner finds a slot that is nobody's.

@@ -9,10 +9,7 @@ struct segment *clive_segments[SEGMENT_SLOTS];
 static void *bases[CLIVE_SEGMENTS];
 static uint32_t segment_count;
 
-uint64_t *clive_word(uint64_t page) {
-    struct segment *s = segment_of(page);
-    return s ? &s->words[page % CLIVE_PAGES_OF_SEGMENT] : NULL;
-}
+uint64_t *clive_word(uint64_t page) { return word_of(page); }
 
 int32_t clive_segment(uint64_t page) {
     struct segment *s = segment_of(page);
