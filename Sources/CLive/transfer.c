@@ -5,7 +5,9 @@
 // became of the page and the return is in the queue.
 #include "internal.h"
 
-static const uint8_t zeros[PAGE_BYTES] __attribute__((aligned(4096)));
+enum { ZERO_PAGES = 16 };
+/// Never written, so it is one page of zeros that all share.
+static uint8_t zeros[ZERO_PAGES * PAGE_BYTES] __attribute__((aligned(4096)));
 
 /// Where bytes are written: the userfaultfd of the page that gets them decides.
 static size_t move_run(int uffd, uint64_t to, uint64_t from, size_t n, int *error) {
@@ -75,11 +77,37 @@ long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present) 
     return -EAGAIN;
 }
 
+/// Pages of their own for `n` slots that are missing, or have the shared page of zeros.
+static void fill_run(uint64_t page, size_t n, bool is_missing) {
+    if (!is_missing) {
+        kernel_advise(page, n, ADVISE_POPULATE_WRITE);
+        return;
+    }
+    for (size_t done = 0; done < n;) {
+        size_t most = n - done < ZERO_PAGES ? n - done : ZERO_PAGES;
+        int error = 0;
+        size_t filled = copy_run(arena_uffd(), page + done, zeros, most, false, &error);
+        count(&live.counts.zero_filled, filled);
+        if (filled < most && error != EEXIST) return;
+        done += filled < most ? filled + 1 : most;
+    }
+}
+
 void fill_slots(uint32_t frame, size_t n) {
-    for (size_t i = 0; i < n; i++) {
-        bool was_present;
-        long result = fill_with_zeros(arena_uffd(), slot_page(frame) + i, true, &was_present);
-        if (result == 0 && was_present) kernel_advise(slot_page(frame) + i, 1, ADVISE_POPULATE_WRITE);
+    uint64_t page = slot_page(frame), end = page + n;
+    while (page < end) {
+        uint64_t entries[64];
+        size_t most = end - page < 64 ? end - page : 64;
+        if (!read_pagemap(page, most, entries)) return;
+        for (size_t i = 0; i < most;) {
+            // A page that is its own is mapped by this process alone. Another may be shared with a child: that does
+            // no harm.
+            uint64_t which = entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED | PAGEMAP_EXCLUSIVE);
+            size_t first = i;
+            while (i < most && (entries[i] & (PAGEMAP_PRESENT | PAGEMAP_SWAPPED | PAGEMAP_EXCLUSIVE)) == which) i++;
+            if (which == 0 || which == PAGEMAP_PRESENT) fill_run(page + first, i - first, which == 0);
+        }
+        page += most;
     }
 }
 
