@@ -27,8 +27,8 @@ public final class LiveSpace: @unchecked Sendable {
         public var faultAroundPages = 16
         /// Pages are copied even where they could be moved.
         public var copiesAlways = false
-        /// The page of zeros that all share, read but never written, goes to a device as a hole does and comes home as a
-        /// page of its own, as with a kernel. To tell it apart takes a look at the page tables before each move.
+        /// The page of zeros that all share, read but never written, goes to a device as a hole does and comes home as
+        /// a page of its own, as with a kernel. To tell it apart takes a look at the page tables before each move.
         public var tellsZeroPages = false
         /// Where faults of memory are answered that was adopted without saying where.
         public var defaultFaults = FaultPath.automatic

@@ -2,20 +2,28 @@ import HMMScenario
 
 /// What the player asks of a process, a line each.
 enum LiveRequest: Equatable {
-    /// Run the statement with this line of the scenario, in a thread of its own if it stands in a race.
-    case run(line: Int, ownThread: Bool)
+    /// Run the statement with this line of the scenario, in a thread of its own if it stands in a race. The pages of
+    /// its range in `twins` are mapped by other processes too.
+    case run(line: Int, ownThread: Bool, twins: [Twin])
     /// Another process gave back the device's memory: with `release`, or by the last close of a mirror.
     case bringHome(device: Int, isReleased: Bool)
     /// Pages that this process shares since a fork went to a device, or home, in another process.
     case follow(SharedMove)
+    /// The reverse map was walked for these pages in another process: mirrors hear of it.
+    case walk(RegionPages)
+    /// Which pages of a file or of shared memory are mapped here?
+    case look(RegionPages)
     /// The scenario is over: say what it cost, and end.
     case end
 
     var text: String {
         switch self {
-        case .run(let line, let ownThread): "run \(line) \(ownThread ? 1 : 0)"
+        case .run(let line, let ownThread, let twins):
+            (["run \(line) \(ownThread ? 1 : 0)"] + twins.map(\.text)).joined(separator: " ")
         case .bringHome(let device, let isReleased): "bring \(device) \(isReleased ? 1 : 0)"
         case .follow(let move): "follow \(move.text)"
+        case .walk(let pages): "walk \(pages.text)"
+        case .look(let pages): "look \(pages.text)"
         case .end: "end"
         }
     }
@@ -24,9 +32,15 @@ enum LiveRequest: Equatable {
         let words = text.split(separator: " ")
         let numbers = words.dropFirst().compactMap { Int($0) }
         switch (words.first, numbers.count) {
-        case ("run", 2): self = .run(line: numbers[0], ownThread: numbers[1] == 1)
+        case ("run", let count) where count % 3 == 2:
+            let twins = stride(from: 2, to: count, by: 3).map { first in
+                Twin(pages: numbers[first]..<numbers[first + 1], isHeard: numbers[first + 2] == 1)
+            }
+            self = .run(line: numbers[0], ownThread: numbers[1] == 1, twins: twins)
         case ("bring", 2): self = .bringHome(device: numbers[0], isReleased: numbers[1] == 1)
         case ("follow", 4): self = .follow(SharedMove(numbers))
+        case ("walk", 3): self = .walk(RegionPages(numbers))
+        case ("look", 3): self = .look(RegionPages(numbers))
         case ("end", 0): self = .end
         default: return nil
         }
@@ -48,17 +62,28 @@ struct SharedMove: Equatable {
 
     /// The numbers of `text`.
     init(_ numbers: [Int]) {
-        pages = RegionPages(region: numbers[0], pages: numbers[1]..<numbers[2])
+        pages = RegionPages(numbers)
         device = numbers[3] < 0 ? nil : numbers[3]
     }
 }
 
 /// Pages counted within a region, wherever that is mapped.
-struct RegionPages: Equatable {
+struct RegionPages: Hashable {
     var region: Int
     var pages: Range<Int>
 
     var text: String { "\(region) \(pages.lowerBound) \(pages.upperBound)" }
+
+    init(region: Int, pages: Range<Int>) {
+        self.region = region
+        self.pages = pages
+    }
+
+    /// The first numbers of a `text`.
+    init(_ numbers: some RandomAccessCollection<Int>) {
+        let numbers = Array(numbers)
+        self.init(region: numbers[0], pages: numbers[1]..<numbers[2])
+    }
 }
 
 /// What a process did beside answering: the player makes it known to the others.
@@ -72,10 +97,19 @@ enum LiveEffect: Equatable {
     case shared(child: Int, RegionPages)
     /// Shared pages moved.
     case moved(SharedMove)
+    /// These pages, which others map too, were taken out of all page tables, and put back if they cannot move.
+    case collected(RegionPages)
+    /// The answer to `look`.
+    case mapped(RegionPages)
     /// Pages that are not shared any more: written, discarded, unmapped.
     case left(RegionPages)
     /// Something is wrong, in words.
     case broken(String)
+
+    /// The pages of `shared`.
+    var shared: RegionPages? {
+        if case .shared(_, let pages) = self { pages } else { nil }
+    }
 
     var text: String {
         switch self {
@@ -84,6 +118,8 @@ enum LiveEffect: Equatable {
         case .released(let device): "released \(device)"
         case .shared(let child, let pages): "shared \(child) \(pages.text)"
         case .moved(let move): "moved \(move.text)"
+        case .collected(let pages): "collected \(pages.text)"
+        case .mapped(let pages): "mapped \(pages.text)"
         case .left(let pages): "left \(pages.text)"
         case .broken(let words): "broken " + words
         }
@@ -101,9 +137,11 @@ enum LiveEffect: Equatable {
         case ("closed", 1): self = .closed(device: numbers[0])
         case ("released", 1): self = .released(device: numbers[0])
         case ("shared", 4):
-            self = .shared(child: numbers[0], RegionPages(region: numbers[1], pages: numbers[2]..<numbers[3]))
+            self = .shared(child: numbers[0], RegionPages(numbers.dropFirst()))
         case ("moved", 4): self = .moved(SharedMove(numbers))
-        case ("left", 3): self = .left(RegionPages(region: numbers[0], pages: numbers[1]..<numbers[2]))
+        case ("collected", 3): self = .collected(RegionPages(numbers))
+        case ("mapped", 3): self = .mapped(RegionPages(numbers))
+        case ("left", 3): self = .left(RegionPages(numbers))
         default: return nil
         }
     }

@@ -39,11 +39,17 @@ extension LivePlayer {
         let isAlone = statement.verb.forks || statement.verb.endsProcess
         guard others.isEmpty || !(isAlone || others.contains { $0.verb.forks || $0.verb.endsProcess }) else { return }
         states[index].isWaiting = true
-        _ = peers[process].socket.send(LiveRequest.run(line: statement.line, ownThread: true).text)
+        let twins = twins(of: statement, isAlone: false)
+        _ = peers[process].socket.send(LiveRequest.run(line: statement.line, ownThread: true, twins: twins).text)
     }
 
     /// Takes one answer of one of the processes.
     private func take(from processes: [Int], _ states: inout [GroupState]) {
+        for process in processes {
+            guard let reply = early[process]?.first else { continue }
+            early[process]?.removeFirst()
+            return finish(reply, &states)
+        }
         let (which, arrival) = LivePeer.next(
             of: processes.map { peers[$0] }, milliseconds: options.patienceMilliseconds)
         let process = processes[which]
@@ -53,6 +59,10 @@ extension LivePlayer {
             for index in states.indices where states[index].isWaiting { finish(index, lost, &states) }
             return
         }
+        finish(reply, &states)
+    }
+
+    private func finish(_ reply: LiveReply, _ states: inout [GroupState]) {
         let index = states.indices.first { index in
             states[index].isWaiting && states[index].statements[states[index].outcomes.count].line == reply.line
         }

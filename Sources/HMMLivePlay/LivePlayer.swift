@@ -28,12 +28,19 @@ package final class LivePlayer {
     /// By the process's number.
     var peers: [LivePeer] = []
     private var groups: ShareGroups
+    /// Who else maps pages of a file or of shared memory, page by page: of the statement under way.
+    private var mappers: [RegionPages: [Int]] = [:]
+    /// Answers to statements of a race that came while another answer was waited for, by the process's number.
+    var early: [Int: [LiveReply]] = [:]
+    /// The regions of shared memory and of files.
+    private let fileRegions: Set<Int>
     private var outcome: ScenarioOutcome
 
     package init(_ scenario: Scenario, _ options: Options = Options()) {
         self.scenario = scenario
         self.options = options
         groups = ShareGroups(processCount: scenario.processes.count)
+        fileRegions = Set(scenario.statements.compactMap(\.fileRegion))
         outcome = ScenarioOutcome(scenario: scenario)
     }
 
@@ -99,13 +106,18 @@ package final class LivePlayer {
     /// A request that nobody else waits for, and its answer.
     private func ask(_ process: Int, _ request: LiveRequest) -> LiveReply {
         guard peers[process].socket.send(request.text) else { return lose([process], "the process has gone") }
+        if case .run(let line, _, _) = request { return answer(of: process, line: line) }
         return answer(of: process)
     }
 
-    private func answer(of process: Int) -> LiveReply {
-        switch LivePeer.next(of: [peers[process]], milliseconds: options.patienceMilliseconds).arrival {
-        case .reply(let reply): return reply
-        case .lost(let words): return lose([process], words)
+    /// - Parameter line: of the statement; 0: the answer to another request.
+    private func answer(of process: Int, line: Int = 0) -> LiveReply {
+        while true {
+            switch LivePeer.next(of: [peers[process]], milliseconds: options.patienceMilliseconds).arrival {
+            case .reply(let reply) where reply.line == line: return reply
+            case .reply(let reply): early[process, default: []].append(reply)
+            case .lost(let words): return lose([process], words)
+            }
         }
     }
 
@@ -125,8 +137,27 @@ package final class LivePlayer {
         guard peers[statement.process.index].isRunning else {
             return StatementOutcome(statement: statement, result: .error("ESRCH"))
         }
-        let reply = ask(statement.process.index, .run(line: statement.line, ownThread: false))
-        return take(reply, of: statement)
+        let twins = twins(of: statement, isAlone: true)
+        return take(
+            ask(statement.process.index, .run(line: statement.line, ownThread: false, twins: twins)), of: statement)
+    }
+
+    /// Pages of the statement's range that other processes map too. Of shared memory and of files only they themselves
+    /// can tell; that matters when pages are collected, and can be asked while nothing else is under way.
+    func twins(of statement: Statement, isAlone: Bool) -> [Twin] {
+        mappers = [:]
+        guard let range = statement.range(in: scenario) else { return [] }
+        let process = statement.process.index
+        if isAlone, statement.isMigration, fileRegions.contains(range.region) {
+            for other in peers.indices where other != process && peers[other].isRunning {
+                for case .mapped(let pages) in ask(other, .look(range)).effects {
+                    for page in pages.pages {
+                        mappers[RegionPages(region: range.region, pages: page..<page + 1), default: []].append(other)
+                    }
+                }
+            }
+        }
+        return groups.twins(of: range, process, mappers: mappers)
     }
 
     /// Makes known to the others what a statement did.
@@ -134,16 +165,19 @@ package final class LivePlayer {
         let process = statement.process.index
         for effect in reply.effects {
             switch effect {
-            case .forked(let child, let pid): peers[child].start(pid_t(pid))
-            case .shared(let child, let pages): groups.share(pages, of: process, with: child)
-            case .moved(let move):
-                for (other, move) in groups.others(move, of: process) { tell(other, .follow(move), after: statement) }
+            case .forked(let child, let pid):
+                peers[child].start(pid_t(pid))
+                groups.fork(child, of: process, sharing: reply.effects.compactMap(\.shared))
+            case .shared, .mapped: break
+            case .moved(let move): spread(move, of: process, after: statement)
+            case .collected(let pages): spreadWalk(pages, of: process, after: statement)
             case .left(let pages): groups.leave(pages, by: process)
             case .closed(let device): tellOthers(of: process, .bringHome(device: device, isReleased: false), statement)
             case .released(let device): tellOthers(of: process, .bringHome(device: device, isReleased: true), statement)
             case .broken(let words): outcome.violations.append("after line \(statement.line): \(words)")
             }
         }
+        if let region = statement.fileRegion, !reply.result.isError { groups.mapFile(region, by: process) }
         guard statement.verb.endsProcess, !reply.result.isError else {
             return StatementOutcome(statement: statement, result: reply.result, note: reply.note)
         }
@@ -151,6 +185,18 @@ package final class LivePlayer {
         peers[process].end()
         groups.leaveAll(by: process)
         return StatementOutcome(statement: statement, result: reply.result)
+    }
+
+    /// Pages that others share went somewhere: theirs go too, and the mirrors of the family hear of it.
+    private func spread(_ move: SharedMove, of process: Int, after statement: Statement) {
+        spreadWalk(move.pages, of: process, after: statement)
+        for (other, move) in groups.others(move, of: process) { tell(other, .follow(move), after: statement) }
+    }
+
+    private func spreadWalk(_ pages: RegionPages, of process: Int, after statement: Statement) {
+        for (other, pages) in groups.walks(pages, process, mappers: mappers) {
+            tell(other, .walk(pages), after: statement)
+        }
     }
 
     private func tellOthers(of process: Int, _ request: LiveRequest, _ statement: Statement) {
@@ -161,6 +207,10 @@ package final class LivePlayer {
         guard peers[process].isRunning else { return }
         let reply = ask(process, request)
         noteBroken(reply, "after line \(statement.line)")
+        for effect in reply.effects {
+            if case .moved(let move) = effect { spread(move, of: process, after: statement) }
+            if case .left(let pages) = effect { groups.leave(pages, by: process) }
+        }
         guard reply.result != .ok else { return }
         outcome.violations.append("after line \(statement.line): \(scenario.processes[process]): \(reply.result.text)")
     }

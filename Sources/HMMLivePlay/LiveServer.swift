@@ -82,31 +82,44 @@ final class LiveServer: @unchecked Sendable {
 
     private func take(_ request: LiveRequest) {
         switch request {
-        case .run(let line, let ownThread):
+        case .run(let line, let ownThread, let twins):
             guard let statement = statements[line] else { preconditionFailure("line \(line) holds no statement") }
             if statement.verb.endsProcess { exit(statement) }
             if ownThread {
-                threads.append(SyncThread.spawn(name: "line \(line)") { [self] in answer(run(statement)) })
+                threads.append(SyncThread.spawn(name: "line \(line)") { [self] in answer(run(statement, twins)) })
             } else {
-                answer(run(statement))
+                answer(run(statement, twins))
             }
         case .bringHome(let device, let isReleased):
-            answer(LiveReply(result: bringHome(DeviceID(index: device), isReleased: isReleased)))
+            answer(bringHome(DeviceID(index: device), isReleased: isReleased))
         case .follow(let move): answer(LiveReply(result: process.follow(move)))
+        case .walk(let pages):
+            process.walk(pages)
+            answer(LiveReply())
+        case .look(let pages): answer(LiveReply(effects: process.filePages(pages)))
         case .end: finish()
         }
     }
 
     // MARK: Statements
 
-    private func run(_ statement: Statement) -> LiveReply {
+    /// The pages of the statement's range in `twins` are mapped by other processes too.
+    private func run(_ statement: Statement, _ twins: [Twin]) -> LiveReply {
         let wasOpen = statement.device.map { process.mirrors.isOpen($0) } ?? false
+        let range = statement.range(in: scenario)
+        if statement.isMigration, let range {
+            process.willCollect(twins, in: range.region, range.pages).forEach(note)
+        }
         let result = Call(process: process, scenario: scenario, statement: statement).run()
         if let device = statement.device, !result.isError {
             if statement.verb.word == "release" { note(.released(device: device.index)) }
             if wasOpen, !process.mirrors.isOpen(device) { note(.closed(device: device.index)) }
         }
-        let effects = takeEffects() + lock.withLock { process.shared.effects(in: process) }
+        let effects = takeEffects() + process.shared.effects(in: process)
+        if let range {
+            let moves = effects.compactMap { if case .moved(let move) = $0 { move } else { nil } }
+            process.didBringHome(moves, twins: twins, kept: statement.maps ? range.pages : 0..<0)
+        }
         let broken = options.checksInvariants ? process.faults.map(LiveEffect.broken) : []
         return LiveReply(line: statement.line, result: result, note: process.takeNote(), effects: effects + broken)
     }
@@ -120,15 +133,14 @@ final class LiveServer: @unchecked Sendable {
         }
     }
 
-    private func bringHome(_ id: DeviceID, isReleased: Bool) -> StatementResult {
+    private func bringHome(_ id: DeviceID, isReleased: Bool) -> LiveReply {
         do throws(HMMError) {
             let device = try process.devices.device(id)
             if isReleased { try device.release() } else { device.bringAllHome() }
         } catch {
-            return StatementResult(error)
+            return LiveReply(result: StatementResult(error))
         }
-        process.noteMoves()
-        return .ok
+        return LiveReply(effects: process.shared.effects(in: process))
     }
 
     // MARK: The end

@@ -15,14 +15,16 @@ final class SharedPages: @unchecked Sendable {
         case device(Int)
     }
 
-    /// By the region's number, and the page within it; empty for regions without shared pages. Guarded by whoever
-    /// runs the statement: the server looks while it holds its lock.
+    private let lock = FairMutex(.driver)
+    /// By the region's number, and the page within it; empty for regions without shared pages. Guarded by `lock`.
     private var places: [[Place]]
 
     init(regionCount: Int) { places = Array(repeating: [], count: regionCount) }
 
     /// Before a fork: all that the child will share. Answers the pages.
     func willFork(_ process: LiveProcess) -> [RegionPages] {
+        lock.lock()
+        defer { lock.unlock() }
         var all: [RegionPages] = []
         for region in places.indices {
             guard let mapped = process.mapped(region), mapped.options.isDisjoint(with: [.shared, .hugetlb]) else {
@@ -32,7 +34,7 @@ final class SharedPages: @unchecked Sendable {
             var shared = RunsOfPages<Bool>(region)
             for (index, page) in mapped.pages.enumerated() {
                 switch Sight(of: page, in: process.space) {
-                case .nothing: places[region][index] = .own
+                case .nothing, .file: places[region][index] = .own
                 case .home, .exclusive: places[region][index] = .home
                 case .device(let device, _): places[region][index] = .device(device)
                 }
@@ -45,6 +47,8 @@ final class SharedPages: @unchecked Sendable {
 
     /// After a statement: what became of them. Pages that were given up are not looked at again.
     func effects(in process: LiveProcess) -> [LiveEffect] {
+        lock.lock()
+        defer { lock.unlock() }
         var effects: [LiveEffect] = []
         for region in places.indices where places[region].contains(where: { $0 != .own }) {
             guard let mapped = process.mapped(region) else { continue }
@@ -68,7 +72,7 @@ final class SharedPages: @unchecked Sendable {
         let wasAway = old != .home
         switch sight {
         // Discarded or unmapped: that moves nobody's.
-        case .nothing: return (.own, nil)
+        case .nothing, .file: return (.own, nil)
         // A page on a device comes home before it is written or taken exclusively.
         case .exclusive: return (.own, wasAway ? -1 : nil)
         case .home(let isWritten): return (isWritten ? .own : .home, wasAway ? -1 : nil)
@@ -78,12 +82,16 @@ final class SharedPages: @unchecked Sendable {
     }
 
     /// Where a page of a region is, if it is shared.
-    func place(of index: Int, in region: Int) -> Place { places[region].isEmpty ? .own : places[region][index] }
+    func place(of index: Int, in region: Int) -> Place {
+        lock.withLock { places[region].isEmpty ? .own : places[region][index] }
+    }
 }
 
 /// Where a page is, as this process's tables and the words of its pages say.
-private enum Sight {
+enum Sight {
     case nothing
+    /// A page of a file, or of shared memory.
+    case file
     case home(isWritten: Bool)
     case exclusive
     case device(Int, isWritable: Bool)
@@ -100,7 +108,7 @@ private enum Sight {
         guard clive_look(page.raw, 1, &bits) == 0, Sight.has(bits, CLIVE_PRESENT), !Sight.has(bits, CLIVE_ZERO),
             !Sight.has(bits, CLIVE_FILE)
         else {
-            self = .nothing
+            self = Sight.has(bits, CLIVE_PRESENT) && Sight.has(bits, CLIVE_FILE) ? .file : .nothing
             return
         }
         // What fork or a way home left protected, or two processes map, has not been written since.
@@ -125,7 +133,7 @@ private enum Sight {
 }
 
 /// Neighbouring pages of a region with the same value, gathered in order.
-private struct RunsOfPages<Value: Equatable> {
+struct RunsOfPages<Value: Equatable> {
     private(set) var runs: [(pages: RegionPages, value: Value)] = []
     private let region: Int
 

@@ -55,7 +55,7 @@ struct LivePlayTests {
     @Test("a handful of each family answers as recorded", arguments: LiveDifferences.families)
     func recordings(family: String) throws {
         let folder = packageFolder.appendingPathComponent("Conformance/linux-6.12").path
-        let recordings = try Recording.family(family, in: folder).prefix(3)
+        let recordings = try Recording.family(family, in: folder).prefix(6)
             .filter { LiveDifferences.reasons[$0.scenario.name] == nil }
         for recording in recordings {
             let name = recording.scenario.name
@@ -125,8 +125,13 @@ struct LivePlayTests {
 @Suite("What the live player and its processes say")
 struct LiveMessageTests {
     @Test(arguments: [
-        LiveRequest.run(line: 7, ownThread: true), .bringHome(device: 2, isReleased: false), .end,
+        LiveRequest.run(
+            line: 7, ownThread: true,
+            twins: [Twin(pages: 1..<2, isHeard: true), Twin(pages: 4..<9, isHeard: false)]),
+        .bringHome(device: 2, isReleased: false), .end,
         .follow(SharedMove(pages: RegionPages(region: 1, pages: 3..<9), device: nil)),
+        .walk(RegionPages(region: 1, pages: 3..<9)), .look(RegionPages(region: 1, pages: 3..<9)),
+        .run(line: 8, ownThread: false, twins: []),
     ])
     func requestsReadBack(request: LiveRequest) {
         #expect(LiveRequest(text: request.text) == request)
@@ -137,8 +142,8 @@ struct LiveMessageTests {
         let reply = LiveReply(
             line: 3, result: .values(RunLengths([.zero, .seed(4)])), note: "in words",
             effects: [
-                .forked(process: 1, pid: 99), .shared(child: 1, pages), .moved(SharedMove(pages: pages, device: 1)),
-                .left(pages), .closed(device: 0), .released(device: 1), .broken("a b c"),
+                .forked(process: 1, pid: 99), .shared(child: 1, pages),
+                .moved(SharedMove(pages: pages, device: 1)), .left(pages), .collected(pages), .mapped(pages), .closed(device: 0), .released(device: 1), .broken("a b c"),
             ])
         #expect(LiveReply(text: reply.text) == reply)
         #expect(LiveReply(text: "x\tok\t") == nil)
@@ -152,12 +157,39 @@ struct LiveMessageTests {
             return groups.others(SharedMove(pages: all, device: 1), of: process)
                 .map { "\($0.process): \($0.move.text)" }
         }
-        groups.share(RegionPages(region: 0, pages: 0..<6), of: 0, with: 1)
-        groups.share(RegionPages(region: 0, pages: 0..<2), of: 1, with: 2)
+        groups.fork(1, of: 0, sharing: [RegionPages(region: 0, pages: 0..<6)])
+        groups.fork(2, of: 1, sharing: [RegionPages(region: 0, pages: 0..<2)])
         #expect(others(0) == ["1: 0 0 6 1", "2: 0 0 2 1"])
         groups.leave(RegionPages(region: 0, pages: 3..<4), by: 1)
         #expect(others(0) == ["1: 0 0 3 1", "1: 0 4 6 1", "2: 0 0 2 1"])
         groups.leaveAll(by: 0)
         #expect(others(0).isEmpty && others(1) == ["2: 0 0 2 1"])
+    }
+
+    @Test("a walk goes from the oldest on, to the last who maps the page")
+    func walksEnd() {
+        let page = RegionPages(region: 0, pages: 4..<5)
+        var groups = ShareGroups(processCount: 4)
+        for child in 1...3 { groups.fork(child, of: 0, sharing: [page]) }
+        groups.leave(page, by: 1)
+        groups.leave(page, by: 3)
+        // 1 hears of it, although the page is not its own any more; 3 would come after the last.
+        #expect(groups.walks(page, 0, mappers: [:]).map(\.process) == [1, 2])
+        #expect(groups.twins(of: page, 0, mappers: [:]) == [Twin(pages: 4..<5, isHeard: true)])
+        // Nobody is left when 2 has unmapped it and 0 was reached.
+        #expect(groups.walks(page, 2, mappers: [:]).map(\.process) == [0])
+        #expect(groups.twins(of: page, 2, mappers: [:]) == [Twin(pages: 4..<5, isHeard: false)])
+    }
+
+    @Test("of shared memory a child comes right behind its parent")
+    func sharedMemoryHasItsOwnOrder() {
+        let page = RegionPages(region: 2, pages: 0..<1)
+        var groups = ShareGroups(processCount: 3)
+        groups.mapFile(2, by: 0)
+        groups.fork(1, of: 0, sharing: [])
+        groups.fork(2, of: 0, sharing: [])
+        #expect(groups.walks(page, 0, mappers: [page: [2]]).map(\.process) == [2])
+        #expect(groups.walks(page, 0, mappers: [page: [1]]).map(\.process) == [1, 2])
+        #expect(groups.walks(page, 0, mappers: [:]).isEmpty)
     }
 }

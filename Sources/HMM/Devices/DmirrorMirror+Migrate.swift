@@ -145,7 +145,7 @@ extension DmirrorMirror {
     }
 
     /// A CPU took the page home by itself: its entry goes, those around it stay.
-    func forgetPage(_ page: PageNumber) {
+    package func forgetPage(_ page: PageNumber) {
         mutex.withLock {
             let isErased = table.invalidate(page..<page.advanced(by: 1), keeping: .nothing, isBlockable: true)
             precondition(isErased, "a table that may be waited for refused")
