@@ -143,7 +143,8 @@ struct LiveMessageTests {
             line: 3, result: .values(RunLengths([.zero, .seed(4)])), note: "in words",
             effects: [
                 .forked(process: 1, pid: 99), .shared(child: 1, pages),
-                .moved(SharedMove(pages: pages, device: 1)), .left(pages), .collected(pages), .mapped(pages), .closed(device: 0), .released(device: 1), .broken("a b c"),
+                .moved(SharedMove(pages: pages, device: 1)), .left(pages), .collected(pages),
+                .mapped(pages), .closed(device: 0), .released(device: 1), .broken("a b c"),
             ])
         #expect(LiveReply(text: reply.text) == reply)
         #expect(LiveReply(text: "x\tok\t") == nil)
