@@ -67,6 +67,9 @@ let package = Package(
             name: "out-of-core", dependencies: ["HMM", "HMMLive"], path: "Examples/OutOfCore", swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
         .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        // The C part of it alone, in C.
+        .target(name: "CLiveCheck", dependencies: ["CLive"], path: "Tests/CLiveCheck"),
+        .testTarget(name: "CLiveTests", dependencies: ["CLive", "CLiveCheck"], swiftSettings: settings),
         .testTarget(
             name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive"],
             swiftSettings: settings),
