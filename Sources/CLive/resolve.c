@@ -145,7 +145,7 @@ static enum answer fetch_again(uint32_t frame, uint64_t page, uint64_t *word, ui
         clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)WORD_UNDELIVERED);
         return ANSWERED;
     }
-    if (error == EBUSY && (kind & FAULT_WRITE || !live.can_protect)) {
+    if (error == ENOMEM || error == EAGAIN || (error == EBUSY && (kind & FAULT_WRITE || !live.can_protect))) {
         // Pinned: a device must not write another copy, nor get one that it could write.
         clive_store(word, w);
         return LATER;
