@@ -99,15 +99,4 @@ int clive_populate(uint64_t page, size_t count, bool write) {
     }
 }
 
-int clive_zero(uint64_t page, size_t count) {
-    for (size_t i = 0; i < count; i++) {
-        int uffd = uffd_of(page + i);
-        bool was_present;
-        if (uffd < 0) return -ENXIO;
-        long result = fill_with_zeros(uffd, page + i, false, &was_present);
-        if (result) return (int)result;
-    }
-    return 0;
-}
-
 #pragma clang attribute pop

@@ -69,6 +69,7 @@ static size_t own_run(struct step *step, size_t i, uint64_t bits, uint64_t stack
             if (state == CLIVE_AWAY) error = EALREADY;
             else if (state == CLIVE_RETURNED) error = EAGAIN;
             else if (state == CLIVE_BUSY) wait_turn(turn++);
+            else if (w & CLIVE_COHERENT) error = EBUSY;
             else {
                 uint64_t owned = CLIVE_BUSY | bits | (w & CLIVE_WP_HIT) | (uint64_t)frame << CLIVE_FRAME_SHIFT;
                 if (!clive_cas(word, w, owned)) continue;
@@ -205,7 +206,7 @@ static size_t bring_step(struct step *step) {
     return brought;
 }
 
-int clive_bring(uint64_t page, size_t count, uint8_t *result) {
+int clive_bring(uint64_t page, size_t count, uint8_t *result, uint32_t *frames) {
     int brought = 0;
     struct step step;
     touch_stack();
@@ -216,6 +217,7 @@ int clive_bring(uint64_t page, size_t count, uint8_t *result) {
         brought += (int)bring_step(&step);
         restore_signals(mask);
         memcpy(&result[done], step.result, step.n);
+        for (size_t i = 0; frames && i < step.n; i++) frames[done + i] = step.result[i] == 0 ? step.frames[i] : 0;
     }
     return brought;
 }
@@ -248,6 +250,23 @@ void clive_forget(uint64_t page, size_t count, uint32_t *frames) {
         restore_signals(mask);
         if (frames) memcpy(&frames[done], step.frames, step.n * sizeof *frames);
     }
+}
+
+int clive_zero(uint64_t page, size_t count) {
+    touch_stack();
+    for (size_t i = 0; i < count; i++) {
+        int uffd = uffd_of(page + i);
+        uint64_t *word = word_of(page + i);
+        if (uffd < 0 || !word) return -ENXIO;
+        uint64_t mask = block_signals(), w = own_word(word);
+        bool was_present;
+        // Zeros in the place of a page that a device took just now would hide its bytes.
+        long result = clive_state_of(w) == CLIVE_AWAY ? 0 : fill_with_zeros(uffd, page + i, false, &was_present);
+        clive_store(word, w);
+        restore_signals(mask);
+        if (result) return (int)result;
+    }
+    return 0;
 }
 
 int clive_relocate(uint64_t from, uint64_t to, size_t count) {

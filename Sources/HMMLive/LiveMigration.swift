@@ -309,18 +309,16 @@ final class LiveMigration: MigrationEngine {
 
     private func leave(_ run: Range<Int>) {
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
-            withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: run.count) { old in
-                for index in run { old[index - run.lowerBound] = slot(index) }
-                let first = page(run.lowerBound)
-                let isCoherent = LiveWord.load(first).isCoherent
-                if !isCoherent { clive_bring(first.raw, run.count, results.baseAddress!) }
+            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { slots in
+                // A CPU or another device may come first: what came tells which slots are empty now.
+                clive_bring(page(run.lowerBound).raw, run.count, results.baseAddress!, slots.baseAddress!)
                 var moved = 0
                 for index in run {
-                    let frame = old[index - run.lowerBound]
-                    if isCoherent || LiveWord.load(page(index)).isCoherent {
-                        if space.uncount(page(index), frame) { moved += 1 } else { refuse(index) }
-                    } else if results[index - run.lowerBound] == 0 {
-                        frames.put(frame)
+                    let frame = FrameNumber(slots[index - run.lowerBound])
+                    if frame != .none {
+                        space.giveBack(slot: frame)
+                        moved += 1
+                    } else if space.uncount(page(index), slot(index)) {
                         moved += 1
                     } else {
                         refuse(index)

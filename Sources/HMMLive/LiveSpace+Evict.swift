@@ -61,7 +61,7 @@ extension LiveSpace: ForeignAddressSpace {
         let word = LiveWord.load(page)
         guard word.frame == frame else { return 0 }
         if word.isCoherent { return uncount(page, frame) ? 1 : 0 }
-        return bringHome(pages, .clear)
+        return bringHome(pages, .clear, holding: frame)
     }
 
     /// The page is the device's no more; its bytes were at its address all the time. The folio is locked.

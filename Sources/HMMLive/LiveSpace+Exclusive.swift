@@ -77,6 +77,9 @@ extension LiveSpace: ExclusiveGranter {
         guard let frame = exclusiveMemory.allocate() else {
             throw HMMError(.outOfMemory, "no slot for an exclusive page")
         }
+        // Of device-coherent memory it is taken first: CPUs reach that.
+        let word = LiveWord.load(page)
+        if word.isCoherent { _ = uncount(page, word.frame) }
         let invalidation = Invalidation.begin(notifiers, InvalidationRange(.exclusive, pages, owner: owner))
         var number = frame.raw
         var result: UInt8 = 0

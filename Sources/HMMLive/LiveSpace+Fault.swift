@@ -70,24 +70,32 @@ extension LiveSpace {
     // MARK: Home
 
     /// Brings pages of the range home that are in slots, after telling mirrors. The mmap lock is held. Answers how many
-    /// came; those whose folios others have locked stay.
+    /// came.
+    ///
+    /// - Parameter held: a slot whose folio the caller has locked.
     @discardableResult
-    func bringHome(_ pages: PageRange, _ event: InvalidationEvent, owner: NotifierOwner? = nil) -> Int {
-        telling(InvalidationRange(event, pages, owner: owner)) { bringHome(pages) }
+    func bringHome(
+        _ pages: PageRange, _ event: InvalidationEvent, owner: NotifierOwner? = nil, holding held: FrameNumber = .none
+    ) -> Int {
+        telling(InvalidationRange(event, pages, owner: owner)) { bringHome(pages, holding: held) }
     }
 
-    private func bringHome(_ pages: PageRange) -> Int {
+    /// The slot is empty. Whoever filled it for a device a moment ago may still be mapping it, with its folio locked:
+    /// it is free after that.
+    func giveBack(slot frame: FrameNumber, isHeld: Bool = false) {
+        // Not by its lock: the caller may hold others. Who holds this one waits for nobody.
+        while !isHeld, machine.frames.isLocked(frame) { SyncThread.yield() }
+        machine.frames.put(frame)
+    }
+
+    private func bringHome(_ pages: PageRange, holding held: FrameNumber) -> Int {
         let count = pages.pageCount
         return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: count) { results in
-            withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: count) { frames in
-                for (index, page) in pages.enumerated() {
-                    let word = LiveWord.load(page)
-                    frames[index] = word.isAway || word.isReturned ? word.frame : .none
-                }
-                clive_bring(pages.lowerBound.raw, count, results.baseAddress!)
+            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: count) { slots in
+                clive_bring(pages.lowerBound.raw, count, results.baseAddress!, slots.baseAddress!)
                 var moved = 0
-                for index in 0..<count where results[index] == 0 && frames[index] != .none {
-                    machine.frames.put(frames[index])
+                for slot in slots where slot != 0 {
+                    giveBack(slot: FrameNumber(slot), isHeld: slot == held.raw)
                     moved += 1
                 }
                 machine.statistics.pagesToSystem.add(UInt64(moved))

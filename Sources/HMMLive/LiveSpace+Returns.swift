@@ -70,7 +70,7 @@ extension LiveSpace {
         }
         var settled = 0
         for entry in run where clive_settle(entry.page, entry.frame) {
-            machine.frames.put(FrameNumber(entry.frame))
+            giveBack(slot: FrameNumber(entry.frame))
             settled += 1
         }
         machine.statistics.pagesToSystem.add(UInt64(settled))

@@ -4,6 +4,8 @@ import HMM
 import Synchronization
 
 extension LiveSpace: MigratingAddressSpace {
+    public var tellsMirrorsLate: Bool { true }
+
     public func lockMappingsForReading() { mmapLock.lockRead() }
     public func unlockMappingsForReading() { mmapLock.unlockRead() }
     public func lockMappingsForWriting() { mmapLock.lockWrite() }

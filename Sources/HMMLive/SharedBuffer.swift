@@ -41,14 +41,19 @@ public final class SharedBuffer<Element: BitwiseCopyable>: @unchecked Sendable {
             munmap(start, bytes)
             throw error
         }
+        guard mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0 else {
+            _ = space.unmap(pages)
+            throw HMMError(.outOfMemory, "no memory for a shared buffer")
+        }
     }
 
     deinit { _ = space.unmap(pages) }
 
-    /// Fresh memory, aligned to 2 MiB.
+    /// Fresh memory, aligned to 2 MiB, without rights: with them the kernel might join it with a mapping beside it,
+    /// which somebody adopts in another way before this one is.
     private static func map(_ bytes: Int, hugePages: Bool) throws(HMMError) -> UnsafeMutableRawPointer {
         let alignment = 2 << 20
-        let whole = mmap(nil, bytes + alignment, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+        let whole = mmap(nil, bytes + alignment, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
         guard let whole, whole != MAP_FAILED else { throw HMMError(.outOfMemory, "no memory for a shared buffer") }
         let skipped = (alignment - Int(bitPattern: whole) % alignment) % alignment
         let start = whole + skipped

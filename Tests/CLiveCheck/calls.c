@@ -82,7 +82,7 @@ static int check_one_page(struct world *w) {
     EXPECT(*byte_at(w->home, 14) == 0);
     *byte_at(w->home, 15) = 1;
     RUN(settle(w, 2));
-    EXPECT(clive_bring(w->page, 16, w->result) == 13 && w->result[3] == ENOENT && w->result[0] == 0);
+    EXPECT(clive_bring(w->page, 16, w->result, NULL) == 13 && w->result[3] == ENOENT && w->result[0] == 0);
     for (int i = 0; i < 8; i++) EXPECT(*byte_at(w->home, i) == (i == 3 ? 79 : i == 4 ? 80 : i + 1));
     return 0;
 }
@@ -98,7 +98,7 @@ static int check_fault_around(struct world *w) {
     *byte_at(w->home, 9) = 4;
     EXPECT(drain(w) == 1 && w->returns[0].bits == CLIVE_EXCLUSIVE);
     EXPECT(clive_settle(w->returns[0].page, w->returns[0].frame));
-    EXPECT(clive_bring(w->page + 8, 8, w->result) == 7);
+    EXPECT(clive_bring(w->page + 8, 8, w->result, NULL) == 7);
     clive_set_fault_around(1);
     return 0;
 }
@@ -110,7 +110,7 @@ static int check_protection(struct world *w) {
     EXPECT(*byte_at(w->home, 0) == 1);
     EXPECT(drain(w) == 1 && w->returns[0].bits == CLIVE_READONLY);
     EXPECT(clive_settle(w->page, 300));
-    EXPECT(clive_bring(w->page, 8, w->result) == 7);
+    EXPECT(clive_bring(w->page, 8, w->result, NULL) == 7);
     if (!w->tells_writes) return 0;
     uint8_t seen[8];
     EXPECT(clive_look(w->page, 8, seen) == 0 && seen[0] & CLIVE_WP && seen[1] & CLIVE_WP);
@@ -131,7 +131,7 @@ static int check_forget_and_relocate(struct world *w) {
     EXPECT(clive_relocate(w->page + 4, w->page + 40, 4) == 0);
     EXPECT(*byte_at(w->home, 41) == 6 && clive_owner(305) == w->page + 41);
     RUN(settle(w, 1));
-    EXPECT(clive_bring(w->page + 40, 4, w->result) == 3);
+    EXPECT(clive_bring(w->page + 40, 4, w->result, NULL) == 3);
     return 0;
 }
 

@@ -71,7 +71,7 @@ static int check_pinned(void) {
     int ring = pin(home + 2 * PAGE_BYTES);
     if (ring < 0) return 0;
     EXPECT(clive_take(page, frames, 8, 0, result) == 7 && result[2] == EBUSY && *clive_word(page + 2) == 0);
-    EXPECT(clive_bring(page, 8, result) == 7);
+    EXPECT(clive_bring(page, 8, result, NULL) == 7);
     close(ring);
     EXPECT(clive_take(page + 4, &frames[4], 1, 0, result) == 1);
     *byte_at(home, 4) = 9;
@@ -87,7 +87,7 @@ static int check_pinned(void) {
     pthread_join(device, NULL);
     EXPECT(*byte_at(home, 4) == 77);
     while (clive_drain(returns, PAGES)) {}
-    EXPECT(clive_bring(page + 4, 1, result) == 1);
+    EXPECT(clive_bring(page + 4, 1, result, NULL) == 1);
     return 0;
 }
 
@@ -113,7 +113,7 @@ static int check_shared_with_child(void) {
     close(ends[1]);
     int status = -1;
     EXPECT(waitpid(child, &status, 0) == child && status == 0);
-    EXPECT(clive_bring(page, 8, result) == 8 && *byte_at(home, 3) == 5);
+    EXPECT(clive_bring(page, 8, result, NULL) == 8 && *byte_at(home, 3) == 5);
     return 0;
 }
 
@@ -136,7 +136,7 @@ static int check_mapped_anew(void) {
     EXPECT(clive_take(page, frames, 8, 0, result) == 8);
     EXPECT(*byte_at(home, 0) == 9 && *byte_at(home, 7) == 9);
     RUN(settle(2));
-    EXPECT(clive_bring(page, 8, result) == 6);
+    EXPECT(clive_bring(page, 8, result, NULL) == 6);
     return 0;
 }
 
@@ -159,7 +159,7 @@ static int check_stack(void) {
     int taken = clive_take(first, frames, count, 0, result);
     EXPECT(taken > 0 && (uint64_t)taken < count && result[page_of(&here) - first] == EBUSY);
     EXPECT(use_stack(200) == 200);
-    EXPECT(clive_bring(first, count, result) > 0);
+    EXPECT(clive_bring(first, count, result, NULL) > 0);
     while (clive_drain(returns, PAGES)) {}
     EXPECT(clive_unregister(first, count) == 0);
     return 0;

@@ -130,11 +130,8 @@ static void take(uint64_t page, uint32_t n, uint64_t bits) {
 static void bring(uint64_t page, uint32_t n) {
     uint32_t frames[RUN_PAGES];
     uint8_t result[RUN_PAGES];
-    for (uint32_t i = 0; i < n; i++) {
-        set_mirror(page + i, 0);
-        frames[i] = clive_frame_of(clive_load(clive_word(world.page + page + i)));
-    }
-    clive_bring(world.page + page, n, result);
+    for (uint32_t i = 0; i < n; i++) set_mirror(page + i, 0);
+    clive_bring(world.page + page, n, result, frames);
     for (uint32_t i = 0; i < n; i++) {
         if (result[i] == 0) give_frame(frames[i]);
         else if (result[i] != ENOENT) fail(__LINE__, page + i, result[i], 0);

@@ -89,7 +89,7 @@ enum {
     CLIVE_READONLY = 8,
     /// Nobody but one device may reach it.
     CLIVE_EXCLUSIVE = 16,
-    /// At its address, accounted to a device. For the caller; nothing here looks at it.
+    /// At its address, accounted to a device. For the caller; such a page is not taken (EBUSY).
     CLIVE_COHERENT = 32,
     /// A write to a protected page was let through and mirrors were not told yet.
     CLIVE_WP_HIT = 64,
@@ -162,9 +162,10 @@ int clive_registered(uint64_t page);
 /// Answers the number of pages that went.
 int clive_take(uint64_t page, const uint32_t *_Nonnull frames, size_t count, uint64_t bits,
                uint8_t *_Nonnull result);
-/// AWAY or RETURNED → HOME. Mirrors were told before; the frames are the caller's to free (read the words first).
+/// AWAY or RETURNED → HOME. Mirrors were told before. `frames`, if not NULL, gets the frame of each page that came, 0
+/// for the others: the caller's to free.
 /// Errors of a page: ENOENT not away, ENXIO no longer registered, ENOMEM. Answers the number of pages that came.
-int clive_bring(uint64_t page, size_t count, uint8_t *_Nonnull result);
+int clive_bring(uint64_t page, size_t count, uint8_t *_Nonnull result, uint32_t *_Nullable frames);
 /// AWAY or RETURNED → HOME with the bytes in the slot thrown away: for memory that is unmapped or discarded. `frames`,
 /// if not NULL, gets the frame of each page, 0 where there was none.
 void clive_forget(uint64_t page, size_t count, uint32_t *_Nullable frames);
@@ -233,7 +234,7 @@ int clive_vma_ending_after(uint64_t page, struct clive_vma *_Nonnull out);
 int clive_populate(uint64_t page, size_t count, bool write);
 /// Write-protects what is present, or takes that away. -ENXIO: not registered; -EOPNOTSUPP: the kernel cannot.
 int clive_write_protect(uint64_t page, size_t count, bool on);
-/// Zero pages where nothing is present. Only for words that are HOME.
+/// Zero pages where nothing is present, but for pages that are AWAY.
 int clive_zero(uint64_t page, size_t count);
 
 // The calls themselves, past the C library. They answer the call's value, or an errno as a negative number.

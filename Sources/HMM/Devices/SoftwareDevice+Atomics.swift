@@ -40,11 +40,10 @@ extension SoftwareDevice {
                 driverLock.lock()
                 defer { driverLock.unlock() }
                 guard !interval.readRetry(sequence) else { return false }
-                try table.commit([
-                    MirrorRun(
-                        pages: page..<page.advanced(by: 1), firstFrame: frame, isWritable: true,
-                        location: location(of: frame), isAtomic: true)
-                ])
+                let run = MirrorRun(
+                    pages: page..<page.advanced(by: 1), firstFrame: frame, isWritable: true,
+                    location: location(of: frame), isAtomic: true)
+                guard try store([run]) else { return false }
                 result = use(page, .atomic, body)
                 return true
             }

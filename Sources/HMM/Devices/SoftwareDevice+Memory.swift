@@ -157,8 +157,9 @@ extension SoftwareDevice {
         defer { driverLock.unlock() }
         moved.removeAll { !ownMigrations.isSound($0.pages, ticket) }
         resident.removeAll { !ownMigrations.isSound($0.pages, ticket) }
-        try table.commit(moved)
-        try table.commit(resident)
+        // What could not be stored is faulted in when it is used.
+        _ = try store(moved)
+        _ = try store(resident)
     }
 
     // MARK: Places

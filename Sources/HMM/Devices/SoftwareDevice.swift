@@ -139,9 +139,21 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         range.forEachValidRun { run in appendRuns(run, to: &runs) }
         driverLock.lock()
         defer { driverLock.unlock() }
-        guard !range.mustRetry() else { return false }
-        try table.commit(runs)
+        guard !range.mustRetry(), try store(runs) else { return false }
         use()
+        return true
+    }
+
+    /// Writes runs into the mirror; false if a page had another translation, which is gone now. The driver lock is
+    /// held.
+    ///
+    /// That is a broken promise of a space that tells mirrors first. In one that tells them late, a CPU has taken the
+    /// page home meanwhile, or it went into a slot to be exclusive to this device.
+    func store(_ runs: [MirrorRun]) throws(HMMError) -> Bool {
+        do throws(HMMError) { try table.commit(runs) } catch {
+            guard error.code == .inconsistent, space.tellsMirrorsLate else { throw error }
+            return false
+        }
         return true
     }
 

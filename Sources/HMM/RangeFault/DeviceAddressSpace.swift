@@ -45,10 +45,15 @@ public protocol DeviceAddressSpace: AnyObject, Sendable {
     /// are where they should be, and the mirrors hear of it here. The model tells them before it takes the page, and
     /// this does nothing.
     func deliverInvalidations()
+
+    /// Pages may change their place before mirrors hear of it: they are coherent all the same, but a translation may be
+    /// found where another is to be stored.
+    var tellsMirrorsLate: Bool { get }
 }
 
 extension DeviceAddressSpace {
     public func deliverInvalidations() {}
+    public var tellsMirrorsLate: Bool { false }
 }
 
 /// A mapping as drivers see it.
