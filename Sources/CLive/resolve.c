@@ -3,14 +3,25 @@
 #include "internal.h"
 
 /// The gate holds faults off while a process forks, but for those of the thread that forks.
-static void enter(uint32_t thread) {
-    for (unsigned turn = 0;; turn++) {
-        __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
-        uint32_t keeper = __atomic_load_n(&live.gate, __ATOMIC_SEQ_CST);
-        if (keeper == 0 || keeper == (thread ? thread : this_thread())) return;
-        __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
+static bool try_enter(uint32_t thread) {
+    __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
+    uint32_t keeper = __atomic_load_n(&live.gate, __ATOMIC_SEQ_CST);
+    if (keeper == 0 || keeper == (thread ? thread : this_thread())) return true;
+    __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
+    return false;
+}
+
+/// The fault thread (`thread` is not 0) does not wait at the gate: the next fault may be the one of the thread that
+/// keeps it. It lets the fault happen again.
+static bool enter(uint32_t thread) {
+    for (unsigned turn = 0; !try_enter(thread); turn++) {
+        if (thread) {
+            sleep_ns(20000);
+            return false;
+        }
         wait_turn(turn);
     }
+    return true;
 }
 
 static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
@@ -206,7 +217,7 @@ bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thr
     uint64_t page = address / PAGE_BYTES;
     if (page - live.arena_page < live.arena_frames) {
         for (;;) {
-            enter(thread);
+            if (!enter(thread)) return true;
             enum answer answer = answer_slot((uint32_t)(page - live.arena_page), kind);
             leave();
             if (answer == ANSWERED) return true;
@@ -215,7 +226,7 @@ bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thr
     }
     int uffd = uffd_of(page);
     if (uffd < 0) return answer_unknown(page, kind, mode);
-    enter(thread);
+    if (!enter(thread)) return true;
     bool answered = answer_home(page, uffd, kind);
     leave();
     return answered;
