@@ -15,7 +15,7 @@ struct HMMCommand: ParsableCommand {
         version: "hmm 0.1.0",
         subcommands: [
             RunCommand.self, ExploreCommand.self, BenchCommand.self, ConformanceCommand.self, FuzzCommand.self,
-            DoctorCommand.self,
+            ExecCommand.self, DoctorCommand.self,
         ]
     )
 }

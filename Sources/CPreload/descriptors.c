@@ -1,0 +1,204 @@
+// The functions of the C library that make, copy and give up descriptors.
+
+#include "internal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/ioctl.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+// MARK: open
+
+// The mode of a file that a call may make; the caller passes it then only.
+#define MODE(flags, last) \
+    ({ \
+        mode_t mode = 0; \
+        if (((flags) & O_CREAT) || ((flags) & O_TMPFILE) == O_TMPFILE) { \
+            va_list arguments; \
+            va_start(arguments, last); \
+            mode = va_arg(arguments, mode_t); \
+            va_end(arguments); \
+        } \
+        mode; \
+    })
+
+static int kind_of(const char *path) {
+    return cpreload_inside ? KIND_NONE : cpreload_kind(path);
+}
+
+EXPORTED int open(const char *path, int flags, ...) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(open)(path, flags, MODE(flags, flags));
+}
+
+EXPORTED int open64(const char *path, int flags, ...) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(open64)(path, flags, MODE(flags, flags));
+}
+
+EXPORTED int openat(int directory, const char *path, int flags, ...) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(openat)(directory, path, flags, MODE(flags, flags));
+}
+
+EXPORTED int openat64(int directory, const char *path, int flags, ...) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(openat64)(directory, path, flags, MODE(flags, flags));
+}
+
+// What programs that are built with fortified sources call.
+int __open_2(const char *path, int flags);
+int __open64_2(const char *path, int flags);
+int __openat_2(int directory, const char *path, int flags);
+int __openat64_2(int directory, const char *path, int flags);
+
+EXPORTED int __open_2(const char *path, int flags) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(__open_2)(path, flags);
+}
+
+EXPORTED int __open64_2(const char *path, int flags) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(__open64_2)(path, flags);
+}
+
+EXPORTED int __openat_2(int directory, const char *path, int flags) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(__openat_2)(directory, path, flags);
+}
+
+EXPORTED int __openat64_2(int directory, const char *path, int flags) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? cpreload_open(kind, flags) : NEXT(__openat64_2)(directory, path, flags);
+}
+
+static FILE *open_stream(int kind, const char *mode) {
+    int flags = strchr(mode, '+') ? O_RDWR : mode[0] == 'r' ? O_RDONLY : O_WRONLY;
+    if (strchr(mode, 'e')) flags |= O_CLOEXEC;
+    int descriptor = cpreload_open(kind, flags);
+    if (descriptor < 0) return NULL;
+    FILE *stream = fdopen(descriptor, mode);
+    if (stream == NULL) close(descriptor);
+    return stream;
+}
+
+EXPORTED FILE *fopen(const char *path, const char *mode) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? open_stream(kind, mode) : NEXT(fopen)(path, mode);
+}
+
+EXPORTED FILE *fopen64(const char *path, const char *mode) {
+    int kind = kind_of(path);
+    return kind != KIND_NONE ? open_stream(kind, mode) : NEXT(fopen64)(path, mode);
+}
+
+// MARK: close
+
+EXPORTED int close(int descriptor) {
+    if (cpreload_has_files()) cpreload_forget(descriptor);
+    return NEXT(close)(descriptor);
+}
+
+EXPORTED int fclose(FILE *stream) {
+    if (cpreload_has_files() && stream != NULL) cpreload_forget(fileno(stream));
+    return NEXT(fclose)(stream);
+}
+
+EXPORTED int close_range(unsigned first, unsigned last, int flags) {
+    int result = NEXT(close_range)(first, last, flags);
+    if (result != 0 || !cpreload_has_files() || (flags & CLOSE_RANGE_CLOEXEC)) return result;
+    // Those that are still open after all are found by nobody: the numbers of the table end long before `last` can.
+    for (unsigned number = first; number <= last && number < 1u << 20; number++) cpreload_forget((int)number);
+    return result;
+}
+
+EXPORTED void closefrom(int first) {
+    NEXT(closefrom)(first);
+    if (!cpreload_has_files()) return;
+    for (int number = first < 0 ? 0 : first; number < 1 << 20; number++) cpreload_forget(number);
+}
+
+// MARK: copies
+
+EXPORTED int dup(int descriptor) {
+    int copy = NEXT(dup)(descriptor);
+    if (cpreload_has_files()) cpreload_duplicated(descriptor, copy);
+    return copy;
+}
+
+EXPORTED int dup2(int descriptor, int number) {
+    int copy = NEXT(dup2)(descriptor, number);
+    if (cpreload_has_files()) cpreload_duplicated(descriptor, copy);
+    return copy;
+}
+
+EXPORTED int dup3(int descriptor, int number, int flags) {
+    int copy = NEXT(dup3)(descriptor, number, flags);
+    if (cpreload_has_files()) cpreload_duplicated(descriptor, copy);
+    return copy;
+}
+
+static int controlled(int descriptor, int command, int result) {
+    if (cpreload_has_files() && (command == F_DUPFD || command == F_DUPFD_CLOEXEC)) {
+        cpreload_duplicated(descriptor, result);
+    }
+    return result;
+}
+
+// The argument is a number or a pointer, or is not there; as a pointer it is passed on in any case.
+#define ARGUMENT(last) \
+    ({ \
+        va_list arguments; \
+        va_start(arguments, last); \
+        void *argument = va_arg(arguments, void *); \
+        va_end(arguments); \
+        argument; \
+    })
+
+EXPORTED int fcntl(int descriptor, int command, ...) {
+    return controlled(descriptor, command, NEXT(fcntl)(descriptor, command, ARGUMENT(command)));
+}
+
+EXPORTED int fcntl64(int descriptor, int command, ...) {
+    return controlled(descriptor, command, NEXT(fcntl64)(descriptor, command, ARGUMENT(command)));
+}
+
+// MARK: requests
+
+EXPORTED int ioctl(int descriptor, unsigned long request, ...) {
+    void *argument = ARGUMENT(request);
+    struct cpreload_file *file = cpreload_has_files() ? cpreload_get(descriptor) : NULL;
+    if (file == NULL) return NEXT(ioctl)(descriptor, request, argument);
+    // These the kernel answers before it asks a driver.
+    int error = ENOTTY;
+    bool is_general = request == FIOCLEX || request == FIONCLEX || request == FIONBIO || request == FIOASYNC;
+    if (!is_general) error = cpreload_ioctl(file, request, argument);
+    cpreload_put(file);
+    if (is_general) return NEXT(ioctl)(descriptor, request, argument);
+    if (error == 0) return 0;
+    errno = error;
+    return -1;
+}
+
+// The test driver can be neither read nor written.
+static bool is_unreadable(int descriptor) {
+    struct cpreload_file *file = cpreload_get(descriptor);
+    if (file == NULL) return false;
+    cpreload_put(file);
+    errno = EINVAL;
+    return true;
+}
+
+EXPORTED ssize_t read(int descriptor, void *bytes, size_t count) {
+    if (cpreload_has_files() && is_unreadable(descriptor)) return -1;
+    return NEXT(read)(descriptor, bytes, count);
+}
+
+EXPORTED ssize_t write(int descriptor, const void *bytes, size_t count) {
+    if (cpreload_has_files() && is_unreadable(descriptor)) return -1;
+    return NEXT(write)(descriptor, bytes, count);
+}

@@ -1,2 +1,0 @@
-import CPreload
-import HMMLive
