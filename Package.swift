@@ -73,6 +73,9 @@ let package = Package(
         .testTarget(
             name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive"],
             swiftSettings: settings),
+        // A program under `hmm exec`, and what runs it.
+        .executableTarget(name: "PreloadProbe", path: "Tests/PreloadProbe"),
+        .testTarget(name: "HMMPreloadTests", dependencies: ["hmm", "HMMLive"], swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
