@@ -40,23 +40,27 @@ void cpreload_keep_signal(void) {
     pthread_mutex_unlock(&lock);
 }
 
-static bool is_kept(int number) {
-    return number == SIGBUS && cpreload_inside == 0 && atomic_load(&is_ours)
-        && !cpreload_is_own(__builtin_return_address(0));
+static bool is_kept(int number, const void *caller) {
+    return number == SIGBUS && cpreload_inside == 0 && atomic_load(&is_ours) && !cpreload_is_own(caller);
 }
 
-EXPORTED int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
-    if (!is_kept(number)) return NEXT(sigaction)(number, action, old);
+static void exchange(const struct sigaction *action, struct sigaction *old) {
     pthread_mutex_lock(&lock);
     struct sigaction before = wanted;
     if (action != NULL) wanted = *action;
     pthread_mutex_unlock(&lock);
     if (old != NULL) *old = before;
+}
+
+EXPORTED int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
+    if (!is_kept(number, __builtin_return_address(0))) return NEXT(sigaction)(number, action, old);
+    exchange(action, old);
     return 0;
 }
 
 EXPORTED sighandler_t signal(int number, sighandler_t handler) {
-    if (!is_kept(number)) return NEXT(signal)(number, handler);
+    if (!is_kept(number, __builtin_return_address(0))) return NEXT(signal)(number, handler);
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
-    return sigaction(number, &action, &old) == 0 ? old.sa_handler : SIG_ERR;
+    exchange(&action, &old);
+    return old.sa_handler;
 }

@@ -25,13 +25,13 @@ func remapMemory(
     _ page: UInt64, _ count: UInt64, _ newCount: UInt64, _ flags: Int32, _ target: UInt64,
     _ moved: UnsafeMutablePointer<UInt64>
 ) -> Int32 {
-    let result = TestDriver.running.space.remap(
+    let answer = TestDriver.running.space.remap(
         range(page, count), newPageCount: Int(newCount), flags: flags, to: target == 0 ? nil : PageNumber(target))
-    switch result {
-    case .success(let page):
+    switch answer {
+    case .moved(let page):
         moved.pointee = page.raw
         return 0
-    case .failure(let error): return error.number
+    case .failed(let number): return number
     }
 }
 
