@@ -65,6 +65,15 @@ HIDDEN void *cpreload_find(const char *name);
 HIDDEN void cpreload_request_begin(void);
 HIDDEN void cpreload_request_end(void);
 
+// MARK: heap.c
+
+// Pages of the driver's own; null when there are none. They do not come from where the program has a hole, which it may
+// know of.
+HIDDEN void *cpreload_allocate(size_t bytes);
+// Fork holds it, so that a child finds the lists whole.
+HIDDEN void cpreload_lock_heap(void);
+HIDDEN void cpreload_unlock_heap(void);
+
 // MARK: signals.c
 
 // Before the driver takes SIGBUS for itself: what the program has there is kept, and found by the driver behind it.

@@ -9,9 +9,9 @@
 
 #include <errno.h>
 #include <signal.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -83,13 +83,13 @@ static int serve(void *mirror, uint32_t request, struct command *command) {
     uint64_t bytes = request == CPRELOAD_SNAPSHOT ? command->page_count
         : has_data(request) ? command->page_count * PAGE : 0;
     if (bytes == 0) return call(mirror, request, command, NULL);
-    void *bounce = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (bounce == MAP_FAILED) return ENOMEM;
+    void *bounce = cpreload_allocate(bytes);
+    if (bounce == NULL) return ENOMEM;
     int error = 0;
     if (request == CPRELOAD_WRITE) error = cpreload_copy_in(bounce, command->buffer, bytes);
     if (error == 0) error = call(mirror, request, command, bounce);
     if (error == 0 && request != CPRELOAD_WRITE) error = cpreload_copy_out(command->buffer, bounce, bytes);
-    munmap(bounce, bytes);
+    free(bounce);
     return error;
 }
 

@@ -52,22 +52,24 @@ static void before_fork(void) {
     pthread_rwlock_wrlock(&gate);
     cpreload_lock_files();
     is_forking = true;
+    // The handlers of the address space are the driver's.
+    cpreload_inside++;
 }
 
 static void after_fork_in_parent(void) {
-    if (!is_forking || cpreload_inside) return;
+    if (!is_forking) return;
+    cpreload_inside--;
     is_forking = false;
     cpreload_unlock_files();
     pthread_rwlock_unlock(&gate);
 }
 
 static void after_fork_in_child(void) {
-    if (!is_forking || cpreload_inside) return;
+    if (!is_forking) return;
     is_forking = false;
     // The page of this word reads as zero in a new process.
     atomic_store(atomic_load(&cpreload_alive), 1);
     pthread_rwlock_init(&gate, NULL);
-    cpreload_inside++;
     cpreload_disown_files();
     cpreload_inside--;
     cpreload_unlock_files();
@@ -94,6 +96,8 @@ static int find_own(struct dl_phdr_info *info, size_t size, void *context) {
 
 void cpreload_starting(void) {
     dl_iterate_phdr(find_own, NULL);
+    // Before those of the address space are there, so that it is locked last.
+    pthread_atfork(cpreload_lock_heap, cpreload_unlock_heap, cpreload_unlock_heap);
     cpreload_keep_signal();
 }
 
