@@ -71,7 +71,10 @@ static void *work(void *context) {
     uint64_t words[PAGES * WORDS];
     for (uint64_t round = 0; round < ROUNDS; round++) {
         uint64_t *memory = fresh(PAGES, round);
-        CHECK(ask(device, DEVICE_MIGRATE, memory, PAGES, words) == 0 && is_intact(words, PAGES, round));
+        // Between the move and the answer a fork, or an unmap in front of the memory, may take entries of the mirror.
+        int error = ask(device, DEVICE_MIGRATE, memory, PAGES, words);
+        CHECK(error == 0 || error == ENOENT);
+        CHECK(ask(device, DEVICE_READ, memory, PAGES, words) == 0 && is_intact(words, PAGES, round));
         memory[5 * WORDS] += 1;
         CHECK(ask(device, DEVICE_READ, memory, PAGES, words) == 0 && words[5 * WORDS] == (5 ^ round) + 1);
         CHECK(munmap(memory, PAGES * PAGE) == 0);
