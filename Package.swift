@@ -75,7 +75,7 @@ let package = Package(
             swiftSettings: settings),
         // A program under `hmm exec`, and what runs it.
         .executableTarget(name: "PreloadProbe", path: "Tests/PreloadProbe"),
-        .testTarget(name: "HMMPreloadTests", dependencies: ["hmm", "HMMLive"], swiftSettings: settings),
+        .testTarget(name: "HMMPreloadTests", dependencies: ["hmm", "HMMLive", "CLive"], swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),

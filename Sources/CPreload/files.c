@@ -21,7 +21,7 @@ enum { DESCRIPTORS = 1 << 20, FILES = 1024 };
 HIDDEN _Atomic(uint32_t) cpreload_open_files;
 
 static pthread_mutex_t files_lock = PTHREAD_MUTEX_INITIALIZER;
-// By descriptor: the file's index and one, or 0. Pages of it that nobody wrote take no memory. Written with `files_lock`
+// By descriptor: the index of the file and one, or 0. Pages that nobody wrote take no memory. Written with `files_lock`
 // held; read without to pass by what is not ours, also in signal handlers.
 static _Atomic(uint16_t) file_of[DESCRIPTORS];
 // Guarded by `files_lock`, as is the next.

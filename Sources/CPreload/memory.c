@@ -70,7 +70,7 @@ static void *map_known(struct mapping *mapping, bool is_programs) {
     return mapping->result;
 }
 
-// Kernel: lib/test_hmm.c dmirror_fops_mmap (6.12): each mapping has fresh pages of zeros, all mapped at once, those of a
+// Kernel: lib/test_hmm.c dmirror_fops_mmap (6.12): each mapping has fresh zero pages, all mapped at once, those of a
 // private mapping without the right to write. A memory file that only this mapping knows is the same thing.
 void *cpreload_map_device(struct cpreload_file *file, void *address, size_t bytes, int protection, int flags) {
     int access = file->flags & O_ACCMODE;

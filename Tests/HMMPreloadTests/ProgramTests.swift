@@ -1,3 +1,4 @@
+import CLive
 import Foundation
 import HMMLive
 import Testing
