@@ -27,18 +27,35 @@ extension FrameTable {
         for i in 0..<count {
             let frame = heads[i]
             unlockFolio(frame)
-            if Seam.isWatching { announcePut(frame) }
-            let left = record(frame).pointee.refCount.subtract(1, ordering: .acquiringAndReleasing).newValue
-            guard left == 0 else { continue }
-            guard resetSingle(frame) else {
-                record(frame).pointee.refCount.store(1, ordering: .relaxed)
-                put(frame)
-                continue
-            }
+            guard putSingle(frame) else { continue }
             heads[free] = frame
             free += 1
         }
         freeSingles(heads, count: free)
+    }
+
+    /// The same for folios that are not locked.
+    package func putSingles(_ heads: UnsafeMutablePointer<FrameNumber>, count: Int) {
+        var free = 0
+        for i in 0..<count where putSingle(heads[i]) {
+            heads[free] = heads[i]
+            free += 1
+        }
+        freeSingles(heads, count: free)
+    }
+
+    /// Drops a reference. True: it was the last, and the frame is to be given back with others.
+    @inline(__always)
+    private func putSingle(_ frame: FrameNumber) -> Bool {
+        if Seam.isWatching { announcePut(frame) }
+        let left = record(frame).pointee.refCount.subtract(1, ordering: .acquiringAndReleasing).newValue
+        guard left == 0 else { return false }
+        guard resetSingle(frame) else {
+            record(frame).pointee.refCount.store(1, ordering: .relaxed)
+            put(frame)
+            return false
+        }
+        return true
     }
 
     /// Makes the record of a folio without references that of a free frame. False: it needs the long way.

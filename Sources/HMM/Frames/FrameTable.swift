@@ -139,7 +139,7 @@ public final class FrameTable: @unchecked Sendable {
 
     /// The zone number of a frame: 0 for system memory.
     @inline(__always)
-    func zone(of frame: FrameNumber) -> Int {
+    package func zone(of frame: FrameNumber) -> Int {
         frame.raw < deviceStart ? 0 : Int(chunkZones[Int(frame.raw - deviceStart) / Self.chunkFrames])
     }
 

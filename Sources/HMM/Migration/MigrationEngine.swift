@@ -37,19 +37,33 @@ extension MigrationEngine {
 
     @inline(__always)
     package func page(_ index: Int) -> PageNumber { pages.lowerBound.advanced(by: index) }
-    @inline(__always)
-    func index(of page: PageNumber) -> Int { pages.lowerBound.distance(to: page) }
-
     // MARK: Runs for mirrors
 
+    func hasMoved(_ index: Int) -> Bool { runs.hasMoved(index) }
+    func forEachMovedRun(_ body: (HMMRun) -> Void) { runs.forEachMoved(body) }
+    func forEachResidentRun(_ body: (HMMRun) -> Void) { runs.forEachResident(body) }
+
+    private var runs: MigrationRuns {
+        MigrationRuns(pages: pages, source: source, destination: destination, fillsWritable: fillsWritable)
+    }
+}
+
+/// What moved and what stayed, as maximal runs. Over the words alone, whoever runs the migration.
+private struct MigrationRuns {
+    let pages: PageRange
+    let source: UnsafeMutablePointer<UInt64>
+    let destination: UnsafeMutablePointer<UInt64>
+    let fillsWritable: Bool
+
     func hasMoved(_ index: Int) -> Bool {
-        let head = max(0, self.index(of: page(index).alignedDown(order: Geometry.pmdOrder)))
+        let unit = pages.lowerBound.advanced(by: index).alignedDown(order: Geometry.pmdOrder)
+        let head = max(0, pages.lowerBound.distance(to: unit))
         let isInUnit = source[head] & MigrationWord.compound != 0
         return source[isInUnit ? head : index] & MigrationWord.migrate != 0
     }
 
-    func forEachMovedRun(_ body: (HMMRun) -> Void) {
-        forEachRun(body) { index in
+    func forEachMoved(_ body: (HMMRun) -> Void) {
+        forEach(body) { index in
             let word = source[index]
             guard word & MigrationWord.migrate != 0 else { return nil }
             let isHole = word & MigrationWord.held == 0
@@ -60,8 +74,8 @@ extension MigrationEngine {
         }
     }
 
-    func forEachResidentRun(_ body: (HMMRun) -> Void) {
-        forEachRun(body) { index in
+    func forEachResident(_ body: (HMMRun) -> Void) {
+        forEach(body) { index in
             let word = source[index]
             guard word & (MigrationWord.flags | HMMPageWord.valid) == HMMPageWord.valid else { return nil }
             let result = HMMPageResult(rawValue: word)
@@ -69,24 +83,26 @@ extension MigrationEngine {
         }
     }
 
-    private func forEachRun(
+    @inline(__always)
+    private func forEach(
         _ body: (HMMRun) -> Void, _ page: (Int) -> (frame: FrameNumber, isWritable: Bool, order: Int)?
     ) {
         var index = 0
-        while index < pages.pageCount {
+        let pageCount = pages.pageCount
+        while index < pageCount {
             guard let first = page(index) else {
                 index += 1
                 continue
             }
             let isUnit = source[index] & MigrationWord.compound != 0
             var count = isUnit ? 1 << Geometry.pmdOrder : 1
-            while !isUnit, index + count < pages.pageCount, let next = page(index + count),
+            while !isUnit, index + count < pageCount, let next = page(index + count),
                 source[index + count] & MigrationWord.compound == 0, next.frame == first.frame + count,
                 next.isWritable == first.isWritable, next.order == first.order
             {
                 count += 1
             }
-            let start = self.page(index)
+            let start = pages.lowerBound.advanced(by: index)
             body(
                 HMMRun(
                     pages: start..<start.advanced(by: count), firstFrame: first.frame, isWritable: first.isWritable,

@@ -1,0 +1,148 @@
+import CLive
+import Glibc
+import HMM
+
+// Setup: what is where, and what of it may go. Nothing changes but what mirrors hold.
+
+extension LiveMigration {
+    func collect() throws(HMMError) {
+        let invalidation = Invalidation.begin(space.notifiers, event)
+        var failure: HMMError?
+        do throws(HMMError) { try collectNotified() } catch { failure = error }
+        invalidation.end()
+        if let failure { throw failure }
+    }
+
+    private func collectNotified() throws(HMMError) {
+        if request.fault.contains(.fault) { try faultIn() }
+        if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
+            isMovable = (try? space.adoptMapping(mapping, around: pages)) != nil
+        }
+        let isPlain = isMovable && !mapping.isFile && !space.hasProtectedPages && fillsWritable
+            && !space.configuration.tellsZeroPages
+        let isWanted = !request.select.isDisjoint(with: [.system, .deviceCoherent])
+        var first = pages.lowerBound
+        while first < pages.upperBound {
+            let tableEnd = first.alignedDown(order: Geometry.pmdOrder).advanced(by: LiveLook.limit)
+            let end = min(tableEnd, pages.upperBound)
+            if !isWanted {
+                collectAway(first..<end)
+            } else if isPlain {
+                try collectPlain(first..<end)
+            } else {
+                try collectLooking(first..<end)
+            }
+            first = end
+        }
+    }
+
+    /// Only what is in a device's memory is asked for: the page tables have nothing to say.
+    private func collectAway(_ part: PageRange) {
+        guard let words = clive_word(part.lowerBound.raw) else { return }
+        let first = index(of: part.lowerBound)
+        for offset in 0..<part.pageCount where clive_load(words + offset) != 0 {
+            let seen = LiveWord.load(part.lowerBound.advanced(by: offset))
+            if seen.isAway { source[first + offset] = awayWord(seen, first + offset) }
+        }
+    }
+
+    private func collectLooking(_ part: PageRange) throws(HMMError) {
+        try LiveLook.forEach(part, in: mapping) { page, seen throws(HMMError) in
+            source[index(of: page)] = try word(page, seen)
+            return true
+        }
+    }
+
+    /// Pages of memory in which nothing was ever write-protected: whoever is present may be written, so only holes have
+    /// to be told apart, and what cannot move is found out when it is moved.
+    private func collectPlain(_ part: PageRange) throws(HMMError) {
+        try HMMError.check(
+            clive_make_segments(part.lowerBound.raw, 1), "too many parts of the address space are in use")
+        guard let words = clive_word(part.lowerBound.raw) else { return }
+        let isSystemSelected = request.select.contains(.system)
+        let going = isSystemSelected ? MigrationWord.migrate : 0
+        let held = HMMPageWord.valid | HMMPageWord.write | (isSystemSelected ? going | MigrationWord.held : 0)
+        let first = index(of: part.lowerBound)
+        let frame = UInt64(try liveFrame(part.lowerBound).raw)
+        let out = source + first
+        var special: [Int] = []
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: part.pageCount) { residence in
+            // It fails only where nothing is mapped, and then there is nothing to collect.
+            guard mincore(UnsafeMutableRawPointer(bitPattern: part.start), part.lengthBytes, residence.baseAddress!) == 0
+            else { return }
+            for offset in 0..<part.pageCount {
+                guard LiveWord(raw: clive_load(words + offset)).isPlainlyHome else {
+                    special.append(offset)
+                    continue
+                }
+                out[offset] = residence[offset] & 1 == 0 ? going : held | (frame + UInt64(offset))
+            }
+            if isSystemSelected { collectedCount += part.pageCount - special.count }
+        }
+        for offset in special { out[offset] = try wordOfKnown(part.lowerBound.advanced(by: offset), first + offset) }
+    }
+
+    /// Of a page of which more is known than that it is at home.
+    private func wordOfKnown(_ page: PageNumber, _ index: Int) throws(HMMError) -> UInt64 {
+        let known = LiveWord.load(page)
+        if known.isAway { return awayWord(known, index) }
+        var result: UInt64 = 0
+        try LiveLook.forEach(page..<page.advanced(by: 1), in: mapping) { page, seen throws(HMMError) in
+            result = try word(page, seen)
+            return true
+        }
+        return result
+    }
+
+    private func faultIn() throws(HMMError) {
+        if let interval = request.interval, interval.checkRetry(request.sequence) {
+            throw HMMError(.busy, "an invalidation came in between")
+        }
+        let words = UnsafeMutablePointer<UInt64>.allocate(capacity: pages.pageCount)
+        words.initialize(repeating: 0, count: pages.pageCount)
+        defer { words.deallocate() }
+        var walk = LiveWalk(
+            space, pages, words, defaults: request.fault, mask: [], own: request.ownMemory, isPrecise: true)
+        while try !walk.walk() {}
+    }
+
+    /// The word of a page after setup: what it is, and whether it may go.
+    private func word(_ page: PageNumber, _ seen: LiveLook.Page) throws(HMMError) -> UInt64 {
+        if seen.word.isAway { return awayWord(seen.word, index(of: page)) }
+        let isOrdinary = mapping.isPrivateMemory && !seen.isFile
+        if isOrdinary, !mapping.isFile, seen.isHole || seen.isZero {
+            guard request.select.contains(.system), !seen.word.isReturned else { return 0 }
+            collectedCount += 1
+            return MigrationWord.migrate
+        }
+        guard seen.isPresent else { return 0 }
+        let right = seen.isWritable ? HMMPageWord.write : 0
+        let result = HMMPageWord.valid | right | UInt64(try liveFrame(page).raw)
+        guard isOrdinary, isSelected(seen.word), !seen.word.isReturned else { return result }
+        if seen.word.isCoherent { slots[index(of: page)] = seen.word.frame.raw }
+        collectedCount += 1
+        return result | MigrationWord.migrate | MigrationWord.held
+    }
+
+    /// Of a page that is present.
+    private func isSelected(_ word: LiveWord) -> Bool {
+        guard word.isCoherent else { return request.select.contains(.system) }
+        return request.select.contains(.deviceCoherent) && isSource(word.frame)
+    }
+
+    private func awayWord(_ word: LiveWord, _ index: Int) -> UInt64 {
+        guard !word.isExclusive else { return 0 }
+        let right = word.isReadOnly ? 0 : HMMPageWord.write
+        let isOwn = request.ownMemory?.contains(word.frame) ?? false
+        let isSelected = request.select.contains(.devicePrivate) && isSource(word.frame)
+        guard isSelected else { return isOwn ? HMMPageWord.valid | right | UInt64(word.frame.raw) : 0 }
+        collectedCount += 1
+        slots[index] = word.frame.raw
+        return HMMPageWord.valid | right | MigrationWord.migrate | MigrationWord.held | UInt64(word.frame.raw)
+    }
+
+    private func isSource(_ frame: FrameNumber) -> Bool {
+        for memory in request.sources where memory.contains(frame) { return true }
+        return false
+    }
+}

@@ -1,0 +1,160 @@
+import CLive
+import Glibc
+import HMM
+
+// Commit: pages leave the devices that they are in, and go where they are bound for.
+
+extension LiveMigration {
+    func commit() {
+        let invalidation = Invalidation.begin(space.notifiers, event)
+        for index in 0..<pages.pageCount where source[index] & MigrationWord.migrate != 0 {
+            if destination[index] == 0 { refuse(index) }
+        }
+        leaveDevices()
+        if !isBoundForHome { enterDevice() }
+        invalidation.end()
+        phase = .committed
+    }
+
+    /// What is in a device's memory comes home first, also on its way to another.
+    private func leaveDevices() {
+        var index = 0
+        while index < pages.pageCount {
+            guard isMigratingFromDevice(index) else {
+                index += 1
+                continue
+            }
+            var end = index + 1
+            while end < pages.pageCount, isMigratingFromDevice(end) { end += 1 }
+            leave(index..<end)
+            index = end
+        }
+    }
+
+    @inline(__always)
+    private func isMigratingFromDevice(_ index: Int) -> Bool {
+        slots[index] != 0 && source[index] & MigrationWord.migrate != 0
+    }
+
+    private func leave(_ run: Range<Int>) {
+        // A page that is counted where it is has nothing to be brought.
+        let hasInPlace = run.contains { MigrationWord.frame(source[$0]).isLive }
+        if hasInPlace { return leaveInPlace(run) }
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
+            withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: run.count) { free in
+                clive_bring(page(run.lowerBound).raw, run.count, results.baseAddress!)
+                var moved = 0
+                for offset in 0..<run.count {
+                    guard results[offset] == 0 else {
+                        refuse(run.lowerBound + offset)
+                        continue
+                    }
+                    free[moved] = FrameNumber(slots[run.lowerBound + offset])
+                    moved += 1
+                }
+                frames.putSingles(free.baseAddress!, count: moved)
+                noteLeft(moved)
+            }
+        }
+    }
+
+    /// Page by page: some are in slots, some are counted where they are.
+    private func leaveInPlace(_ run: Range<Int>) {
+        var moved = 0
+        for index in run {
+            let page = page(index)
+            let frame = FrameNumber(slots[index])
+            var result: UInt8 = 0
+            if MigrationWord.frame(source[index]).isLive {
+                result = space.uncount(page, frame) ? 0 : UInt8(EBUSY)
+            } else {
+                clive_bring(page.raw, 1, &result)
+                if result == 0 { frames.put(frame) }
+            }
+            if result == 0 { moved += 1 } else { refuse(index) }
+        }
+        noteLeft(moved)
+    }
+
+    private func noteLeft(_ moved: Int) {
+        guard isBoundForHome else { return }
+        movedCount += moved
+        space.machine.statistics.pagesToSystem.add(UInt64(moved))
+    }
+
+    /// Runs of neighbours with one right go together.
+    private func enterDevice() {
+        var index = 0
+        while index < pages.pageCount {
+            guard source[index] & MigrationWord.migrate != 0 else {
+                index += 1
+                continue
+            }
+            var end = index + 1
+            while end < pages.pageCount, source[end] & MigrationWord.migrate != 0, bits(end) == bits(index) { end += 1 }
+            enter(index..<end, bits(index))
+            index = end
+        }
+    }
+
+    /// A hole obeys the mapping, and comes home as a page; what was there obeys its entry.
+    private func bits(_ index: Int) -> UInt64 {
+        let isHole = source[index] & MigrationWord.held == 0
+        let isWritable = isHole ? fillsWritable : source[index] & HMMPageWord.write != 0
+        return (isWritable ? 0 : UInt64(CLIVE_READONLY)) | (isHole ? UInt64(CLIVE_FRESH) : 0)
+    }
+
+    private func enter(_ run: Range<Int>, _ bits: UInt64) {
+        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
+            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { targets in
+                for index in run { targets[index - run.lowerBound] = MigrationWord.frame(destination[index]).raw }
+                let isCoherent = !isMovable || frames.deviceMemory(of: FrameNumber(targets[0]))?.kind == .coherent
+                let first = page(run.lowerBound)
+                if isCoherent {
+                    for index in run { results[index - run.lowerBound] = countIn(index) ? 0 : UInt8(EBUSY) }
+                } else {
+                    _ = clive_take(first.raw, targets.baseAddress!, run.count, bits, results.baseAddress!)
+                }
+                noteEntered(run, results)
+            }
+        }
+    }
+
+    private func noteEntered(_ run: Range<Int>, _ results: UnsafeMutableBufferPointer<UInt8>) {
+        var entered = 0
+        for index in run {
+            guard results[index - run.lowerBound] == 0 else {
+                refuse(index)
+                continue
+            }
+            entered += 1
+            if source[index] & MigrationWord.held == 0 { filledHoleCount += 1 } else { movedCount += 1 }
+        }
+        space.machine.statistics.pagesToDevice.add(UInt64(entered))
+    }
+
+    /// A page of device-coherent memory stays at its address: the CPU can address it there.
+    private func countIn(_ index: Int) -> Bool {
+        let page = page(index)
+        let frame = MigrationWord.frame(destination[index])
+        if source[index] & MigrationWord.held == 0 {
+            // A hole is filled with the device's zeros, which are the CPU's.
+            guard (try? space.faultIn(page..<page.advanced(by: 1), write: fillsWritable, in: mapping)) != nil else {
+                return false
+            }
+        }
+        guard let pointer = clive_word(page.raw), let home = try? liveFrame(page) else { return false }
+        let word = LiveWord.load(page)
+        guard !word.isAway, !word.isReturned, !word.isCoherent else { return false }
+        space.coherentPage(frame).pointee = page.raw
+        let new = word.raw | UInt64(CLIVE_COHERENT) | UInt64(frame.raw) << UInt64(CLIVE_FRAME_SHIFT)
+        guard clive_cas(pointer, word.raw, new) else {
+            space.coherentPage(frame).pointee = 0
+            return false
+        }
+        // What mirrors are told is the page itself, so the frame has no part in the rest.
+        frames.unlockFolio(frame)
+        destination[index] = UInt64(home.raw) | HMMPageWord.valid
+        return true
+    }
+}
