@@ -118,6 +118,11 @@ int clive_unregister(uint64_t page, uint64_t count) {
 
 int clive_registered(uint64_t page) { return (int)mode_byte(page) - 1; }
 
+bool clive_still_registered(uint64_t page) {
+    if (mode_byte(page) == 0) return false;
+    return !live.can_protect || protect_pages(uffd_of(page), page, 1, false) == 0;
+}
+
 static int register_mapping(uint64_t page, uint64_t n, const struct clive_vma *vma, uint8_t byte) {
     (void)vma;
     long result = register_pages(live.uffd[(byte & MODE_BITS) - 1], page, n);

@@ -16,7 +16,13 @@ extension LiveMigration {
     private func collectNotified() throws(HMMError) {
         if request.fault.contains(.fault) { try faultIn() }
         if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
-            isMovable = (try? space.adoptMapping(mapping, around: pages)) != nil
+            do throws(HMMError) {
+                try space.adoptMapping(mapping, around: pages)
+                isMovable = true
+            } catch {
+                // Nothing is known of this memory at the moment, so nothing of it goes.
+                if error.code == .tryAgain { return }
+            }
         }
         let isPlain = isMovable && !mapping.isFile && !space.hasProtectedPages && fillsWritable
             && !space.configuration.tellsZeroPages
@@ -68,8 +74,8 @@ extension LiveMigration {
         var special: [Int] = []
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: part.pageCount) { residence in
             // It fails only where nothing is mapped, and then there is nothing to collect.
-            guard mincore(UnsafeMutableRawPointer(bitPattern: part.start), part.lengthBytes, residence.baseAddress!) == 0
-            else { return }
+            let start = UnsafeMutableRawPointer(bitPattern: part.start)
+            guard mincore(start, part.lengthBytes, residence.baseAddress!) == 0 else { return }
             for offset in 0..<part.pageCount {
                 guard LiveWord(raw: clive_load(words + offset)).isPlainlyHome else {
                     special.append(offset)
@@ -130,8 +136,17 @@ extension LiveMigration {
         return request.select.contains(.deviceCoherent) && isSource(word.frame)
     }
 
+    /// Asks the kernel once whether pages that seem to be away are those of this mapping.
+    private func isKnown(_ page: PageNumber) -> Bool {
+        if let isAwayKnown { return isAwayKnown }
+        let isStale = space.isStale(page)
+        if isStale { space.noteStale(mapping.pages) }
+        isAwayKnown = !isStale
+        return !isStale
+    }
+
     private func awayWord(_ word: LiveWord, _ index: Int) -> UInt64 {
-        guard !word.isExclusive else { return 0 }
+        guard !word.isExclusive, isKnown(page(index)) else { return 0 }
         let right = word.isReadOnly ? 0 : HMMPageWord.write
         let isOwn = request.ownMemory?.contains(word.frame) ?? false
         let isSelected = request.select.contains(.devicePrivate) && isSource(word.frame)

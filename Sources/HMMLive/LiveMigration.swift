@@ -34,6 +34,8 @@ final class LiveMigration: MigrationEngine {
     /// Pages can be taken out of the mapping. Private pages of a file mapping cannot: userfaultfd does not answer for
     /// them, so they are the device's where they are.
     var isMovable = false
+    /// Whether what is known of pages that are away is true of this mapping; nil: nobody has asked.
+    var isAwayKnown: Bool?
     var lastLive: (page: PageNumber, frame: FrameNumber)?
 
     init(_ space: LiveSpace, _ pages: PageRange, _ request: MigrationRequest) throws(HMMError) {

@@ -15,6 +15,8 @@ extension LiveSpace {
         while true {
             if range.interval.checkRetry(range.sequence) { return .sequenceMoved }
             if try walk.walk() { break }
+            // What is known of these pages is about to be dropped.
+            if walk.isStale { return .sequenceMoved }
         }
         try watchWrites(walk.watched)
         return .done
@@ -34,7 +36,19 @@ extension LiveSpace {
 
     /// Registers the mapping of pages that something is about to be done to, if it is not registered yet.
     func adoptMapping(_ mapping: LiveMapping, around pages: PageRange) throws(HMMError) {
-        if clive_registered(pages.lowerBound.raw) >= 0, clive_registered(pages.upperBound.raw - 1) >= 0 { return }
+        let mode = clive_registered(pages.lowerBound.raw)
+        if mode >= 0, mode == clive_registered(pages.upperBound.raw - 1) {
+            // A registration that is there already is asked for at little cost; one that went takes nothing with it.
+            if hasProtectedPages {
+                let isThere = !hasStaleAway(pages)
+                    && clive_register(pages.lowerBound.raw, UInt64(pages.pageCount), clive_mode(UInt32(mode))) == 0
+                if isThere { return }
+            } else if !isStale(pages.lowerBound) {
+                return
+            }
+            noteStale(mapping.pages)
+            throw HMMError(.tryAgain, "what was known of this memory is dropped first")
+        }
         // The stack of a thread cannot have its faults answered on itself.
         try register(mapping.pages, mapping.isStack ? .handlerThread : configuration.defaultFaults)
     }
@@ -56,6 +70,9 @@ struct LiveWalk {
     private let runsToEndOfPiece: Bool
     private var last: PageNumber
     private(set) var faultCount = 0
+    /// The walk met pages that are not what is known of them; its results mean nothing.
+    private(set) var isStale = false
+    private var checked: PageRange?
     /// Pages that were requested and are only readable in a mapping that may be written.
     private(set) var watched: [PageRange] = []
 
@@ -75,7 +92,7 @@ struct LiveWalk {
 
     /// Walks from `last` to the end. False: something was faulted in, look again.
     mutating func walk() throws(HMMError) -> Bool {
-        while last < pages.upperBound {
+        while last < pages.upperBound, !isStale {
             guard let mapping = LiveMapping(endingAfter: last), mapping.pages.lowerBound < pages.upperBound else {
                 try fillWithoutMapping(last..<pages.upperBound)
                 break
@@ -104,6 +121,7 @@ struct LiveWalk {
     private mutating func walk(_ piece: PageRange, in mapping: LiveMapping) throws(HMMError) -> Bool {
         var faulting: (from: PageNumber, isWrite: Bool)?
         try LiveLook.forEach(piece, in: mapping) { page, seen throws(HMMError) in
+            if seen.word.isAway, !isChecked(page, in: mapping) { return false }
             let found = try result(page, seen)
             let asked = request(page)
             if asked & HMMPageWord.valid != 0, !isOwn(seen.word) {
@@ -118,9 +136,17 @@ struct LiveWalk {
             last = page.advanced(by: 1)
             return true
         }
-        guard let faulting else { return true }
+        guard !isStale, let faulting else { return true }
         try fault(faulting.from..<piece.upperBound, faulting.isWrite, in: mapping)
         return false
+    }
+
+    /// Asks the kernel once a mapping whether pages that seem to be away are those of this mapping.
+    private mutating func isChecked(_ page: PageNumber, in mapping: LiveMapping) -> Bool {
+        if checked == mapping.pages { return true }
+        isStale = space.isStale(page)
+        if isStale { space.noteStale(mapping.pages) } else { checked = mapping.pages }
+        return !isStale
     }
 
     private mutating func fault(_ rest: PageRange, _ isWrite: Bool, in mapping: LiveMapping) throws(HMMError) {

@@ -20,6 +20,7 @@ extension LiveSpace {
 
     /// The caller holds `delivery`.
     func deliverLocked() {
+        dropStale()
         withUnsafeTemporaryAllocation(of: clive_return.self, capacity: Self.batch) { returns in
             while true {
                 let count = clive_drain(returns.baseAddress!, returns.count)

@@ -70,6 +70,9 @@ public final class LiveSpace: @unchecked Sendable {
     var hasProtectedPages: Bool { protects.load(ordering: .acquiring) }
     func noteProtection() { protects.store(true, ordering: .releasing) }
 
+    /// Mappings that are not what is known of them.
+    let stale = Mutex<[PageRange]>([])
+
     /// Mappings that a fork under way does not copy. Guarded by `mmapLock`, held for writing.
     var untouched: [PageRange] = []
 
@@ -138,8 +141,9 @@ public final class LiveSpace: @unchecked Sendable {
     /// - Throws: `.invalidArgument` for memory that userfaultfd does not take; `.busy` when a part of it has its faults
     ///   answered elsewhere, or by another program's userfaultfd.
     public func adopt(_ pages: PageRange, faults: FaultPath = .automatic) throws(HMMError) {
-        mmapLock.lockRead()
-        defer { mmapLock.unlockRead() }
+        mmapLock.lockWrite()
+        defer { mmapLock.unlockWrite() }
+        if clive_registered(pages.lowerBound.raw) >= 0 { dropStale(pages) }
         try register(pages, faults == .automatic ? configuration.defaultFaults : faults)
     }
 

@@ -29,7 +29,8 @@ struct LiveProcessTests {
             }
             cpu.join()
             for page in 0..<16 {
-                precondition(live.buffer.elements[page * 512] == UInt64(2 * rounds + page * 512), "an addition was lost")
+                let sum = live.buffer.elements[page * 512]
+                precondition(sum == UInt64(2 * rounds + page * 512), "an addition was lost")
             }
             var counts = clive_counts()
             clive_read_counts(&counts)
@@ -87,6 +88,49 @@ struct LiveProcessTests {
         // What the C library unmaps behind our back must be home before.
         _ = try device.evict(pages)
         device.detach()
+    }
+
+    @Test("memory that is unmapped behind our back is found out, and its slots are given back")
+    func unmappedBehindOurBack() async {
+        await #expect(processExitsWith: .success) {
+            let space = try LiveSpace.shared
+            let device = try SoftwareDevice.attach(
+                to: space, index: 906, memory: SoftwareDeviceMemory(on: space.machine, .private, sizeBytes: 4 << 20))
+            let bytes = 64 * 4096
+            let old = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)!
+            let words = old.assumingMemoryBound(to: UInt64.self)
+            let first = PageNumber(UInt64(UInt(bitPattern: old)) >> 12)
+            let pages = first..<first.advanced(by: 64)
+            for round in 1...3 {
+                for page in 0..<64 { words[page * 512] = UInt64(round) }
+                for _ in 0..<100 where device.memory!.usedFrames < 64 {
+                    _ = try device.prefetch(pages)
+                    usleep(1000)
+                }
+                precondition(device.memory!.usedFrames == 64)
+                // What the C library does in free().
+                munmap(old, bytes)
+                let new = mmap(old, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0)
+                precondition(new == old)
+                precondition(words[5 * 512] == 0, "the new memory has old bytes")
+                words[7 * 512] = 42
+                // Found out when the device next comes here; dropped in the background.
+                for _ in 0..<100 {
+                    _ = try device.prefetch(pages)
+                    if try device.load(VirtualAddress(UInt64(UInt(bitPattern: words + 7 * 512)))) == 42 { break }
+                    usleep(1000)
+                }
+                for page in 0..<64 {
+                    let value = try device.load(VirtualAddress(UInt64(UInt(bitPattern: words + page * 512))))
+                    precondition(value == (page == 7 ? 42 : 0), "the device has old bytes")
+                }
+                precondition(words[7 * 512] == 42 && words[8 * 512] == 0)
+                _ = try device.evict(pages)
+                space.deliverInvalidations()
+                precondition(device.memory!.usedFrames == 0)
+            }
+            exit(0)
+        }
     }
 
     @Test("the stack of another thread, and one's own: what moves comes back, what cannot stays")

@@ -92,7 +92,7 @@ struct DocumentationTests {
 
     /// The files of the libraries that others use.
     private static let libraries = PackageFiles.sources.filter { file in
-        ["Sources/HMM/", "Sources/HMMExplorer/"].contains { file.path.hasPrefix($0) }
+        ["Sources/HMM/", "Sources/HMMExplorer/", "Sources/HMMLive/"].contains { file.path.hasPrefix($0) }
     }
 
     @Test("every public type of the libraries is in the glossary")

@@ -147,6 +147,9 @@ int clive_register(uint64_t page, uint64_t count, enum clive_mode mode);
 int clive_unregister(uint64_t page, uint64_t count);
 /// -1, or the mode. Signal-safe.
 int clive_registered(uint64_t page);
+/// Whether the kernel knows of it too: memory that was unmapped without clive_unregister, and what is mapped there now,
+/// is not. Takes write-protection from the page, so ask of a page that is away, or where nothing was ever protected.
+bool clive_still_registered(uint64_t page);
 
 // MARK: Moving pages
 //
