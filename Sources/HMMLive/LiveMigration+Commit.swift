@@ -41,19 +41,11 @@ extension LiveMigration {
         let hasInPlace = run.contains { MigrationWord.frame(source[$0]).isLive }
         if hasInPlace { return leaveInPlace(run) }
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
-            withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: run.count) { free in
-                clive_bring(page(run.lowerBound).raw, run.count, results.baseAddress!)
-                var moved = 0
-                for offset in 0..<run.count {
-                    guard results[offset] == 0 else {
-                        refuse(run.lowerBound + offset)
-                        continue
-                    }
-                    free[moved] = FrameNumber(slots[run.lowerBound + offset])
-                    moved += 1
-                }
-                frames.putSingles(free.baseAddress!, count: moved)
-                noteLeft(moved)
+            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { emptied in
+                // A CPU or another device may come first: what came tells which slots are empty now.
+                clive_bring(page(run.lowerBound).raw, run.count, results.baseAddress!, emptied.baseAddress!)
+                for offset in 0..<run.count where emptied[offset] == 0 { refuse(run.lowerBound + offset) }
+                noteLeft(space.giveBack(slots: emptied))
             }
         }
     }
@@ -62,16 +54,15 @@ extension LiveMigration {
     private func leaveInPlace(_ run: Range<Int>) {
         var moved = 0
         for index in run {
-            let page = page(index)
-            let frame = FrameNumber(slots[index])
             var result: UInt8 = 0
+            var emptied: UInt32 = 0
             if MigrationWord.frame(source[index]).isLive {
-                result = space.uncount(page, frame) ? 0 : UInt8(EBUSY)
-            } else {
-                clive_bring(page.raw, 1, &result)
-                if result == 0 { frames.put(frame) }
+                if space.uncount(page(index), FrameNumber(slots[index])) { moved += 1 } else { refuse(index) }
+                continue
             }
-            if result == 0 { moved += 1 } else { refuse(index) }
+            clive_bring(page(index).raw, 1, &result, &emptied)
+            if emptied == 0 { refuse(index) } else { space.giveBack(slot: FrameNumber(emptied)) }
+            moved += emptied == 0 ? 0 : 1
         }
         noteLeft(moved)
     }

@@ -88,6 +88,20 @@ extension LiveSpace {
         machine.frames.put(frame)
     }
 
+    /// The same for many; numbers of 0 are passed over. Answers how many there were.
+    func giveBack(slots: UnsafeMutableBufferPointer<UInt32>) -> Int {
+        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: slots.count) { free in
+            var count = 0
+            for slot in slots where slot != 0 {
+                free[count] = FrameNumber(slot)
+                while machine.frames.isLocked(free[count]) { SyncThread.yield() }
+                count += 1
+            }
+            machine.frames.putSingles(free.baseAddress!, count: count)
+            return count
+        }
+    }
+
     private func bringHome(_ pages: PageRange, holding held: FrameNumber) -> Int {
         let count = pages.pageCount
         return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: count) { results in

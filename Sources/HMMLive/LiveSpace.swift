@@ -143,13 +143,31 @@ public final class LiveSpace: @unchecked Sendable {
     public func adopt(_ pages: PageRange, faults: FaultPath = .automatic) throws(HMMError) {
         mmapLock.lockWrite()
         defer { mmapLock.unlockWrite() }
-        if clive_registered(pages.lowerBound.raw) >= 0 { dropStale(pages) }
-        try register(pages, faults == .automatic ? configuration.defaultFaults : faults)
+        let path = faults == .automatic ? configuration.defaultFaults : faults
+        let mode = Int32(Self.mode(of: path).rawValue)
+        let isOthers = pages.contains {
+            let known = clive_registered($0.raw)
+            return known >= 0 && known != mode && isStale($0)
+        }
+        if isOthers || hasStaleAway(pages) { telling(InvalidationRange(.unmap, pages)) { forgetMapping(pages) } }
+        try register(pages, path)
+    }
+
+    /// The same for a mapping that was just made: whatever is known of its pages is of another one, long gone.
+    func adoptNew(_ pages: PageRange, faults: FaultPath) throws(HMMError) {
+        mmapLock.lockWrite()
+        defer { mmapLock.unlockWrite() }
+        forgetMapping(pages)
+        try register(pages, faults)
+    }
+
+    private static func mode(of faults: FaultPath) -> clive_mode {
+        faults == .onThread ? CLIVE_ON_THREAD : CLIVE_HANDLER_THREAD
     }
 
     /// The mmap lock is held.
     func register(_ pages: PageRange, _ faults: FaultPath) throws(HMMError) {
-        let mode = faults == .onThread ? CLIVE_ON_THREAD : CLIVE_HANDLER_THREAD
+        let mode = Self.mode(of: faults)
         try HMMError.check(
             clive_register(pages.lowerBound.raw, UInt64(pages.pageCount), mode), "the memory cannot be adopted")
     }

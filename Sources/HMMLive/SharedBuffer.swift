@@ -36,7 +36,7 @@ public final class SharedBuffer<Element: BitwiseCopyable>: @unchecked Sendable {
         do throws(HMMError) {
             let configured = space.configuration.defaultFaults
             let path = configured == .automatic ? LiveSpace.FaultPath.onThread : configured
-            try space.adopt(pages, faults: usedBySystemCalls ? .handlerThread : path)
+            try space.adoptNew(pages, faults: usedBySystemCalls ? .handlerThread : path)
         } catch {
             munmap(start, bytes)
             throw error

@@ -220,7 +220,8 @@ enum {
 };
 /// What the page tables say now.
 int clive_look(uint64_t page, size_t count, uint8_t *_Nonnull out);
-/// The same without CLIVE_FILE and CLIVE_EXCLUSIVELY_MAPPED (which may be set all the same), at less than half the cost.
+/// The same without CLIVE_FILE and CLIVE_EXCLUSIVELY_MAPPED (which may be set all the same), at less than half the
+/// cost.
 int clive_look_quickly(uint64_t page, size_t count, uint8_t *_Nonnull out);
 
 struct clive_vma {
