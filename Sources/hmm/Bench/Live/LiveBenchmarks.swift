@@ -21,6 +21,12 @@ enum LiveBenchmarks {
             goal: BenchGoal(ratioAtMost: 1.1)
         ) { row, scale in try measureFaults(row, scale, .handlerThread, around: 1) },
         Benchmark(
+            "live-move-4K", unit: "ns/page", reference: "UFFDIO_MOVE, both ways", goal: BenchGoal(ratioAtMost: 1.2)
+        ) { row, scale in try measureMoves(row, scale, huge: false) },
+        Benchmark(
+            "live-move-2M", unit: "ns/2M", reference: "UFFDIO_MOVE, both ways", goal: BenchGoal(ratioAtMost: 1.2)
+        ) { row, scale in try measureMoves(row, scale, huge: true) },
+        Benchmark(
             "live-migrate-4K", unit: "ns/page", reference: "UFFDIO_MOVE, both ways", goal: BenchGoal(ratioAtMost: 1.2)
         ) { row, scale in try measureMigration(row, scale, huge: false) },
         Benchmark(
@@ -86,6 +92,48 @@ enum LiveBenchmarks {
                 }, reference: { cbench_live_move_both_ways(&live) })
         }
         device.detach()
+        try memory.finish()
+        return (samples.fill(row, perSample: Double(huge ? count >> Geometry.pmdOrder : count)), samples.checksum)
+    }
+
+    /// The moves alone, with the words that say where each page is: no device, no mirror, no frame is counted.
+    private static func measureMoves(
+        _ row: BenchRow, _ scale: BenchScale, huge: Bool
+    ) throws -> (BenchRow, checksum: UInt64) {
+        let count = scale.pick(16384, quick: huge ? 1024 : 64)
+        let memory = try LiveBenchMemory(count, huge: huge, faults: .onThread)
+        let slots = DeviceMemory(
+            kind: .private, owner: 1, limitBytes: 2 * count * Geometry.pageSizeBytes,
+            frames: memory.space.machine.frames)
+        var frames = [FrameNumber](repeating: .none, count: count)
+        let found = frames.withUnsafeMutableBufferPointer { slots.allocateSingles(count, into: $0.baseAddress!) }
+        try expect(found == count, "\(found) slots of \(count)")
+        let table = memory.space.machine.frames
+        for frame in frames { table.unlockFolio(frame) }
+        // Neighbours go by one call.
+        let numbers = frames.map(\.raw).sorted()
+        var results = [UInt8](repeating: 0, count: count)
+        let first = memory.pages.lowerBound.raw
+        var samples = Samples()
+        try withLiveReference(pages: count, huge: huge) { live in
+            try samples.take(
+                scale.samples,
+                ours: {
+                    var moved: Int32 = 0
+                    memory.space.lockMappingsForReading()
+                    let taken = nanoseconds {
+                        moved += clive_take(first, numbers, count, 0, &results)
+                        moved += clive_bring(first, count, &results, nil)
+                    }
+                    memory.space.unlockMappingsForReading()
+                    try expect(moved == 2 * count, "\(moved) moves of \(2 * count)")
+                    let sum = memory.sum()
+                    try expect(sum == memory.writtenSum, "a page lost what was written")
+                    return (taken, sum)
+                }, reference: { cbench_live_move_both_ways(&live) })
+        }
+        for frame in frames { table.put(frame) }
+        try memory.space.machine.remove(slots)
         try memory.finish()
         return (samples.fill(row, perSample: Double(huge ? count >> Geometry.pmdOrder : count)), samples.checksum)
     }
