@@ -43,7 +43,7 @@ struct live {
     /// Addresses to which pages are taken while they are copied.
     uint64_t aside_page;
     uint32_t fault_around;
-    /// The gate of fork: while `gate` has the number of a thread, only that thread starts to answer a fault;
+    /// The gate: while `gate` has the number of a thread, only that thread starts to answer a fault;
     /// `answering` threads are behind it.
     uint32_t gate, answering;
     uint64_t features;
@@ -135,6 +135,11 @@ enum {
 };
 /// Answers a fault that came in one of the two ways, on `thread`; 0 is the running one. False: it is none of ours.
 bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thread);
+/// Waits until no fault is being answered, and lets none begin but those of this thread: for fork, and while pages are
+/// protected, since a page that gets protected while its owner makes it this process's own would make the owner fault.
+/// False: this thread has closed it already.
+bool close_gate(void);
+void open_gate(void);
 
 // returns.c
 void push_return(uint64_t page, uint32_t frame, uint32_t bits);

@@ -168,13 +168,21 @@ static int protect_one(uint64_t page, uint64_t n, const struct clive_vma *vma, u
     return (int)protect_pages(uffd_of(page), page, n, byte);
 }
 
-int clive_write_protect(uint64_t page, size_t count, bool on) {
-    if (!live.can_protect) return -EOPNOTSUPP;
+static int protect_range(uint64_t page, size_t count, bool on) {
     if (mode_byte(page) && mode_byte(page) == mode_byte(page + count - 1)) {
         long result = protect_pages(uffd_of(page), page, count, on);
         if (result != -ENOENT) return (int)result;
     }
     return each_mapping(page, count, protect_one, on, true);
+}
+
+int clive_write_protect(uint64_t page, size_t count, bool on) {
+    if (!live.can_protect) return -EOPNOTSUPP;
+    if (count == 0) return 0;
+    bool is_closed = on && close_gate();
+    int error = protect_range(page, count, on);
+    if (is_closed) open_gate();
+    return error;
 }
 
 #pragma clang attribute pop

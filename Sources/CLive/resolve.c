@@ -2,7 +2,7 @@
 // misses a slot. Runs in a signal handler: no lock, no allocation, no errno.
 #include "internal.h"
 
-/// The gate holds faults off while a process forks, but for those of the thread that forks.
+/// The gate holds faults off, but for those of the thread that closed it.
 static bool try_enter(uint32_t thread) {
     __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
     uint32_t keeper = __atomic_load_n(&live.gate, __ATOMIC_SEQ_CST);
@@ -10,6 +10,20 @@ static bool try_enter(uint32_t thread) {
     __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
     return false;
 }
+
+bool close_gate(void) {
+    uint32_t self = this_thread(), nobody = 0;
+    for (unsigned turn = 0; !__atomic_compare_exchange_n(&live.gate, &nobody, self, false, __ATOMIC_SEQ_CST,
+                                                         __ATOMIC_SEQ_CST); turn++) {
+        if (nobody == self) return false;
+        nobody = 0;
+        wait_turn(turn);
+    }
+    for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
+    return true;
+}
+
+void open_gate(void) { __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST); }
 
 /// The fault thread (`thread` is not 0) does not wait at the gate: the next fault may be the one of the thread that
 /// keeps it. It lets the fault happen again.

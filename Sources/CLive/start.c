@@ -45,15 +45,12 @@ int clive_start(void *arena, uint64_t arena_frames, const struct clive_options *
     return error;
 }
 
-void clive_before_fork(void) {
-    __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
-    for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
-}
+void clive_before_fork(void) { close_gate(); }
 
 int clive_after_fork_in_parent(void) {
-    // First the gate: the stack of this thread may be among what is protected.
-    __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
-    return live.started ? protect_everything() : 0;
+    int error = live.started ? protect_everything() : 0;
+    open_gate();
+    return error;
 }
 
 int clive_after_fork_in_child(void) {
@@ -72,10 +69,9 @@ int clive_after_fork_in_child(void) {
         // Who answers is there before anything can fault.
         if (!error) error = start_fault_thread();
         if (!error) error = register_everything();
-        __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
         if (!error) error = protect_everything();
     }
-    __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST);
+    open_gate();
     return error;
 }
 
