@@ -71,7 +71,7 @@ let package = Package(
         .target(name: "CLiveCheck", dependencies: ["CLive"], path: "Tests/CLiveCheck"),
         .testTarget(name: "CLiveTests", dependencies: ["CLive", "CLiveCheck"], swiftSettings: settings),
         .testTarget(
-            name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive"],
+            name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive", "CLivePlay"],
             swiftSettings: settings),
         // A program under `hmm exec`, and what runs it.
         .executableTarget(name: "PreloadProbe", path: "Tests/PreloadProbe"),

@@ -24,7 +24,7 @@ extension LiveMigration {
                 if error.code == .tryAgain { return }
             }
         }
-        let isPlain = isMovable && !mapping.isFile && !space.hasProtectedPages && fillsWritable
+        let isPlain = isMovable && !space.hasProtectedPages && fillsWritable
             && !space.configuration.tellsZeroPages
         let isWanted = !request.select.isDisjoint(with: [.system, .deviceCoherent])
         var first = pages.lowerBound
@@ -116,7 +116,7 @@ extension LiveMigration {
     private func word(_ page: PageNumber, _ seen: LiveLook.Page) throws(HMMError) -> UInt64 {
         if seen.word.isAway { return awayWord(seen.word, index(of: page)) }
         let isOrdinary = mapping.isPrivateMemory && !seen.isFile
-        if isOrdinary, !mapping.isFile, seen.isHole || seen.isZero {
+        if isOrdinary, seen.isHole || seen.isZero {
             guard request.select.contains(.system), !seen.word.isReturned else { return 0 }
             collectedCount += 1
             return MigrationWord.migrate

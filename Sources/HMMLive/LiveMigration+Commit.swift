@@ -130,9 +130,7 @@ extension LiveMigration {
         let frame = MigrationWord.frame(destination[index])
         if source[index] & MigrationWord.held == 0 {
             // A hole is filled with the device's zeros, which are the CPU's.
-            guard (try? space.faultIn(page..<page.advanced(by: 1), write: fillsWritable, in: mapping)) != nil else {
-                return false
-            }
+            guard space.fill(page, write: fillsWritable) else { return false }
         }
         guard let pointer = clive_word(page.raw), let home = try? liveFrame(page) else { return false }
         let word = LiveWord.load(page)

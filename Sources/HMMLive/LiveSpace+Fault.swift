@@ -31,6 +31,16 @@ extension LiveSpace {
         throw HMMError(.badAddress, "a page that was requested could not be made present")
     }
 
+    /// Makes a page present where there is nothing, or the page of zeros. Mirrors have been told by the caller. False:
+    /// it cannot be had.
+    func fill(_ page: PageNumber, write: Bool) -> Bool {
+        if clive_registered(page.raw) >= 0 {
+            _ = clive_zero(page.raw, 1)
+            _ = clive_write_protect(page.raw, 1, false)
+        }
+        return clive_populate(page.raw, 1, write) == 0
+    }
+
     /// Brings one page home that is in a slot, as a CPU's access would.
     private func fetch(_ page: PageNumber) throws(HMMError) {
         let word = LiveWord.load(page)

@@ -61,7 +61,7 @@ extension LiveSpace {
         var page = PageNumber(0)
         while let mapping = LiveMapping(endingAfter: page) {
             page = mapping.pages.upperBound
-            guard mapping.isPrivateMemory, !arenaPages.overlaps(mapping.pages), isKnown(mapping.pages) else { continue }
+            guard mapping.isPrivate, !arenaPages.overlaps(mapping.pages), isKnown(mapping.pages) else { continue }
             if isAdopted(mapping.pages), !hasOwnPages(mapping) {
                 untouched.append(mapping.pages)
                 continue

@@ -103,8 +103,11 @@ struct LiveMapping {
         guard pages.contains(page) else { return nil }
     }
 
-    /// Its pages are the process's own, so they can move.
-    var isPrivateMemory: Bool { !isShared && !isHugetlb && !isSpecial }
+    /// What is written here is the process's own.
+    var isPrivate: Bool { !isShared && !isHugetlb && !isSpecial }
+    /// Its pages can move. Not those of private mappings of files: where nothing is mapped, the page cache answers a
+    /// CPU before userfaultfd is asked, and it would get the page of the file.
+    var isPrivateMemory: Bool { isPrivate && !isFile }
 
     var deviceMapping: DeviceMapping {
         DeviceMapping(pages: pages, protection: protection, isHugetlb: isHugetlb, isSpecial: isSpecial)

@@ -61,8 +61,12 @@ final class LiveProcess: ScenarioProcess, @unchecked Sendable {
         }
     }
 
-    /// What is wrong with the machine and the open mirrors, at a moment when no statement is under way.
-    var faults: [String] { space.machine.checkInvariants() + devices.openMirrors.flatMap { $0.checkInvariants() } }
+    /// What is wrong with the open mirrors and with pages that are away, at a moment when no statement is under way.
+    var faults: [String] {
+        devices.openMirrors.flatMap { $0.checkInvariants() } + regions.indices.flatMap { region in
+            mapped(region)?.pages.compactMap { SharedPages.fault(of: $0, in: space) } ?? []
+        }
+    }
 
     func takeNote() -> String {
         lock.withLock {
@@ -94,7 +98,7 @@ final class LiveProcess: ScenarioProcess, @unchecked Sendable {
         if !options.contains(.hugetlb) {
             try check(space.advise(pages, options.contains(.hugepage) ? Advice.hugepage.bits : Advice.nohugepage.bits))
         }
-        if !options.contains(.shared) && !options.contains(.hugetlb) { try space.adopt(pages, faults: .onThread) }
+        if options.isDisjoint(with: [.shared, .file, .hugetlb]) { try space.adopt(pages, faults: .onThread) }
     }
 
     private func mapError(_ number: Int32, _ options: MapOptions) -> HMMError {

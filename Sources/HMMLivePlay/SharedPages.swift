@@ -81,6 +81,21 @@ final class SharedPages: @unchecked Sendable {
         }
     }
 
+    /// What is wrong with the books of a page, if anything: one that is away is where its word says, in a frame that is
+    /// in use.
+    static func fault(of page: PageNumber, in space: LiveSpace) -> String? {
+        guard let pointer = clive_word(page.raw) else { return nil }
+        let word = clive_load(pointer)
+        let frame = clive_frame_of(word)
+        switch Int(clive_state_of(word)) {
+        case CLIVE_HOME: return nil
+        case CLIVE_AWAY, CLIVE_RETURNED:
+            guard clive_owner(frame) == page.raw else { return "\(page) is in frame \(frame), which is another's" }
+            return space.machine.frames.isUsed(FrameNumber(frame)) ? nil : "\(page) is in frame \(frame), which is free"
+        default: return "\(page) is being moved by nobody"
+        }
+    }
+
     /// Where a page of a region is, if it is shared.
     func place(of index: Int, in region: Int) -> Place {
         lock.withLock { places[region].isEmpty ? .own : places[region][index] }

@@ -146,7 +146,7 @@ extension FrameTable {
 
     /// Whether the folio is in use at this moment: a hint, for those who walk over many frames.
     @inline(__always)
-    func isUsed(_ head: FrameNumber) -> Bool { record(head).pointee.refCount.load(ordering: .acquiring) > 0 }
+    package func isUsed(_ head: FrameNumber) -> Bool { record(head).pointee.refCount.load(ordering: .acquiring) > 0 }
 
     /// One more reference of a folio that the caller already keeps alive. Takes a head or a tail.
     @inline(__always)
