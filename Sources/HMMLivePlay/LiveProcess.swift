@@ -63,7 +63,9 @@ final class LiveProcess: ScenarioProcess, @unchecked Sendable {
 
     /// What is wrong with the open mirrors and with pages that are away, at a moment when no statement is under way.
     var faults: [String] {
-        devices.openMirrors.flatMap { $0.checkInvariants() } + regions.indices.flatMap { region in
+        // What is being told would look half done.
+        space.deliverInvalidations()
+        return devices.openMirrors.flatMap { $0.checkInvariants() } + regions.indices.flatMap { region in
             mapped(region)?.pages.compactMap { SharedPages.fault(of: $0, in: space) } ?? []
         }
     }

@@ -89,10 +89,10 @@ final class SharedPages: @unchecked Sendable {
         let frame = clive_frame_of(word)
         switch Int(clive_state_of(word)) {
         case CLIVE_HOME: return nil
-        case CLIVE_AWAY, CLIVE_RETURNED:
+        case CLIVE_AWAY:
             guard clive_owner(frame) == page.raw else { return "\(page) is in frame \(frame), which is another's" }
             return space.machine.frames.isUsed(FrameNumber(frame)) ? nil : "\(page) is in frame \(frame), which is free"
-        default: return "\(page) is being moved by nobody"
+        default: return "\(page) is on its way, with nobody who moves it"
         }
     }
 
