@@ -51,6 +51,7 @@ static bool let_through(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
     clive_store(word, is_news ? w | CLIVE_WP_HIT : w);
     count(&live.counts.write_protect_faults, 1);
     if (is_news) {
+        count(&live.counts.returns, 1);
         push_return(page, 0, CLIVE_COW);
         announce_returns();
     }
@@ -102,6 +103,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
         clive_store(word, (with_state(now, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
         push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
     }
+    count(&live.counts.returns, done);
     return done == n ? 0 : error;
 }
 

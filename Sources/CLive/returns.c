@@ -64,7 +64,6 @@ static bool try_pop(struct clive_return *entry) {
 }
 
 void push_return(uint64_t page, uint32_t frame, uint32_t bits) {
-    count(&live.counts.returns, 1);
     if (try_push((struct clive_return){ page, frame, bits })) return;
     count(&live.counts.overflows, 1);
     __atomic_store_n(&queue.overflow, 1, __ATOMIC_SEQ_CST);
