@@ -120,7 +120,7 @@ final class LiveMigration: MigrationEngine {
         let wanted = countWanted(memory)
         guard wanted > 0 else { return }
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: wanted) { new in
-            var count = memory.allocateSingles(wanted, into: new.baseAddress!)
+            var count = allocate(wanted, from: memory, into: new.baseAddress!)
             if count < wanted, evicting {
                 _ = space.evictLeastRecentlyUsed(of: memory, count: wanted - count)
                 count += memory.allocateSingles(wanted - count, into: new.baseAddress! + count)
@@ -133,6 +133,16 @@ final class LiveMigration: MigrationEngine {
             }
             missingDestinations += wanted - count
         }
+    }
+
+    /// A whole table's pages get slots side by side, so that a huge page goes in one piece.
+    private func allocate(
+        _ wanted: Int, from memory: DeviceMemory, into new: UnsafeMutablePointer<FrameNumber>
+    ) -> Int {
+        let order = Geometry.pmdOrder
+        let isWhole = wanted == 1 << order && pages.lowerBound.isAligned(order: order) && pages.pageCount == wanted
+        if isWhole, memory.allocateNeighbours(order: order, into: new) { return wanted }
+        return memory.allocateSingles(wanted, into: new)
     }
 
     private func countWanted(_ memory: DeviceMemory) -> Int {

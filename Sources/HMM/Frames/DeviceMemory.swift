@@ -90,6 +90,17 @@ public final class DeviceMemory: @unchecked Sendable {
         return taken
     }
 
+    /// 2^`order` aligned neighbours as folios of one page each, as `allocateSingles`: for pages that go in one piece.
+    /// False when there is no such block.
+    package func allocateNeighbours(order: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Bool {
+        guard !frames.injector.shouldFail(.deviceFrame) else { return false }
+        willUse()
+        let isTaken = lock.withLock { takeNeighbours(order: order, heads) }
+        guard isTaken else { return false }
+        for i in 0..<1 << order { frames.prepareLockedSingle(heads[i]) }
+        return true
+    }
+
     /// Gives back a folio from `allocate` that was not used after all.
     public func giveBack(_ head: FrameNumber) {
         frames.unlockFolio(head)
@@ -250,6 +261,17 @@ public final class DeviceMemory: @unchecked Sendable {
         allocations += UInt64(1 << order)
         useOrder.append(head)
         return head
+    }
+
+    private func takeNeighbours(order: Int, _ heads: UnsafeMutablePointer<FrameNumber>) -> Bool {
+        guard !isDead else { return false }
+        var first = takeFromChunks(order: order)
+        if first == nil, grow() { first = takeFromChunks(order: order) }
+        guard let first else { return false }
+        for i in 0..<1 << order { heads[i] = first + i }
+        useOrder.append(heads, count: 1 << order)
+        allocations += UInt64(1 << order)
+        return true
     }
 
     private func takeFromChunks(order: Int) -> FrameNumber? {
