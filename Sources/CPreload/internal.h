@@ -14,6 +14,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/mman.h>
 #include <sys/types.h>
 
 #include "CPreload.h"
@@ -22,6 +23,11 @@
 #define HIDDEN __attribute__((visibility("hidden")))
 
 enum { PAGE = 4096 };
+
+#ifndef MADV_POPULATE_READ
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
 
 // MARK: start.c
 

@@ -11,11 +11,6 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-
 static uint64_t pages_of(size_t bytes) {
     return bytes / PAGE + (bytes % PAGE != 0);
 }

@@ -14,11 +14,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#ifndef MADV_POPULATE_READ
-#define MADV_POPULATE_READ 22
-#define MADV_POPULATE_WRITE 23
-#endif
-
 enum { GET_FAST = 1, PIN_FAST, PIN_LONGTERM, GET, PIN, DUMP };
 enum { FOLL_WRITE = 0x01, FOLL_LONGTERM = 0x100 };
 
@@ -34,6 +29,15 @@ static uint64_t microseconds(void) {
     return (uint64_t)now.tv_sec * 1000000 + (uint64_t)now.tv_nsec / 1000;
 }
 
+// Makes the CPU have the page, as an access would. 0, or an errno.
+static int fault_in(uint64_t page, int advice) {
+    if (!cpreload_is_active()) return syscall(SYS_madvise, page * PAGE, (long)PAGE, advice) == 0 ? 0 : errno;
+    cpreload_inside++;
+    int error = hmm_preload_advise(page, 1, advice);
+    cpreload_inside--;
+    return error;
+}
+
 // Pages from the first on that could be had.
 static uint64_t pin(uint64_t address, uint64_t count, uint32_t flags) {
     if ((flags & FOLL_LONGTERM) && cpreload_is_active()) {
@@ -46,7 +50,7 @@ static uint64_t pin(uint64_t address, uint64_t count, uint32_t flags) {
     }
     int advice = flags & FOLL_WRITE ? MADV_POPULATE_WRITE : MADV_POPULATE_READ;
     for (uint64_t page = 0; page < count; page++) {
-        if (syscall(SYS_madvise, address + page * PAGE, (long)PAGE, advice) != 0) return page;
+        if (fault_in(address / PAGE + page, advice) != 0) return page;
     }
     return count;
 }

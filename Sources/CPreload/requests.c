@@ -12,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
 #include <unistd.h>
@@ -42,15 +43,28 @@ static bool is_forbidden(int error) {
     return error == EPERM || error == ENOSYS;
 }
 
+// Where the kernel's own faults are not answered, it does not reach what a device has: that has to come home first.
+static bool fetch(uint64_t address, uint64_t bytes, int advice) {
+    if (!cpreload_is_active() || bytes == 0 || address > UINT64_MAX - bytes) return false;
+    uint64_t first = address / PAGE, end = (address + bytes - 1) / PAGE + 1;
+    cpreload_inside++;
+    int error = hmm_preload_advise(first, end - first, advice);
+    cpreload_inside--;
+    return error == 0;
+}
+
 int cpreload_copy_in(void *to, uint64_t from, uint64_t bytes) {
     int error = copy(to, from, bytes, SYS_process_vm_readv);
+    if (error == EFAULT && fetch(from, bytes, MADV_POPULATE_READ)) error = copy(to, from, bytes, SYS_process_vm_readv);
     if (!is_forbidden(error)) return error;
     memcpy(to, (const void *)from, bytes);
     return 0;
 }
 
 int cpreload_copy_out(uint64_t to, const void *from, uint64_t bytes) {
-    int error = copy((void *)from, to, bytes, SYS_process_vm_writev);
+    void *ours = (void *)from;
+    int error = copy(ours, to, bytes, SYS_process_vm_writev);
+    if (error == EFAULT && fetch(to, bytes, MADV_POPULATE_WRITE)) error = copy(ours, to, bytes, SYS_process_vm_writev);
     if (!is_forbidden(error)) return error;
     memcpy((void *)to, from, bytes);
     return 0;

@@ -1,3 +1,4 @@
+import CLive
 import CPreload
 import Glibc
 import HMM
@@ -45,6 +46,11 @@ final class TestDriver: Sendable {
         }
         self.devices = devices
         cpreload_started()
+        if !LiveSpace.features.kernel_faults {
+            cpreload_complain(
+                "userfaultfd is allowed for faults of programs only: a system call that gets memory which a device has "
+                    + "answers EFAULT; `hmm doctor` says what to set")
+        }
     }
 
     /// As the test driver does, one page, unless `hmm exec` was told otherwise.

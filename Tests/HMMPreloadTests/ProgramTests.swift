@@ -6,7 +6,9 @@ import Testing
 @testable import hmm
 
 /// Programs that were written against the kernel's test driver, run by `hmm exec`. Each check is in Tests/PreloadProbe.
-@Suite("Programs under hmm exec", .serialized, .enabled(if: LiveSpace.features.open_error == 0))
+@Suite(
+    "Programs under hmm exec", .serialized,
+    .enabled(if: LiveSpace.features.kernel_faults, "userfaultfd answers no faults of system calls here"))
 struct ProgramTests {
     @Test(
         "a program finds the driver as a kernel has it",
