@@ -51,8 +51,17 @@ static inline bool cpreload_was_started(void) {
 
 // Whether the address is in this library: its own threads call the C library too, and must not come back to us.
 HIDDEN bool cpreload_is_own(const void *caller);
-#define IS_PROGRAMS_CALL() \
-    (cpreload_is_active() && cpreload_inside == 0 && !cpreload_is_own(__builtin_return_address(0)))
+// Read where the function begins: an optimizer that moves rare code into a function of its own takes a bare
+// __builtin_return_address along, and then it is another's.
+#define CALLER() \
+    ({ \
+        const void *caller = __builtin_return_address(0); \
+        __asm__ volatile("" : "+r"(caller)); \
+        caller; \
+    })
+static inline bool cpreload_is_programs(const void *caller) {
+    return cpreload_is_active() && cpreload_inside == 0 && !cpreload_is_own(caller);
+}
 
 // The next definition of a function that we stand before.
 HIDDEN void *cpreload_find(const char *name);

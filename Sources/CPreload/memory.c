@@ -109,17 +109,18 @@ static void *map_for(
 }
 
 EXPORTED void *mmap(void *address, size_t bytes, int protection, int flags, int descriptor, off_t offset) {
-    return map_for(address, bytes, protection, flags, descriptor, offset, IS_PROGRAMS_CALL());
+    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(CALLER()));
 }
 
 EXPORTED void *mmap64(void *address, size_t bytes, int protection, int flags, int descriptor, off64_t offset) {
-    return map_for(address, bytes, protection, flags, descriptor, offset, IS_PROGRAMS_CALL());
+    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(CALLER()));
 }
 
 // MARK: the others
 
 EXPORTED int munmap(void *address, size_t bytes) {
-    if (!IS_PROGRAMS_CALL() || !is_well_formed(address, bytes)) return (int)syscall(SYS_munmap, address, bytes);
+    const void *caller = CALLER();
+    if (!cpreload_is_programs(caller) || !is_well_formed(address, bytes)) return (int)syscall(SYS_munmap, address, bytes);
     cpreload_inside++;
     int error = hmm_preload_unmap((uintptr_t)address / PAGE, pages_of(bytes));
     cpreload_inside--;
@@ -127,8 +128,9 @@ EXPORTED int munmap(void *address, size_t bytes) {
 }
 
 EXPORTED int mprotect(void *address, size_t bytes, int protection) {
+    const void *caller = CALLER();
     bool is_plain = (protection & ~(PROT_READ | PROT_WRITE | PROT_EXEC)) == 0;
-    if (!IS_PROGRAMS_CALL() || !is_plain || !is_well_formed(address, bytes)) {
+    if (!cpreload_is_programs(caller) || !is_plain || !is_well_formed(address, bytes)) {
         return (int)syscall(SYS_mprotect, address, bytes, (long)protection);
     }
     cpreload_inside++;
@@ -138,7 +140,8 @@ EXPORTED int mprotect(void *address, size_t bytes, int protection) {
 }
 
 EXPORTED int madvise(void *address, size_t bytes, int advice) {
-    if (!IS_PROGRAMS_CALL() || !is_well_formed(address, bytes)) {
+    const void *caller = CALLER();
+    if (!cpreload_is_programs(caller) || !is_well_formed(address, bytes)) {
         return (int)syscall(SYS_madvise, address, bytes, (long)advice);
     }
     cpreload_inside++;
@@ -148,6 +151,7 @@ EXPORTED int madvise(void *address, size_t bytes, int advice) {
 }
 
 EXPORTED void *mremap(void *old, size_t bytes, size_t new_bytes, int flags, ...) {
+    const void *caller = CALLER();
     void *target = NULL;
     if (flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) {
         va_list arguments;
@@ -156,7 +160,7 @@ EXPORTED void *mremap(void *old, size_t bytes, size_t new_bytes, int flags, ...)
         va_end(arguments);
     }
     bool is_sound = is_well_formed(old, bytes) && new_bytes != 0 && (uintptr_t)target % PAGE == 0;
-    if (!IS_PROGRAMS_CALL() || !is_sound) {
+    if (!cpreload_is_programs(caller) || !is_sound) {
         return (void *)syscall(SYS_mremap, old, bytes, new_bytes, (long)flags, target);
     }
     uint64_t moved = 0;

@@ -53,13 +53,15 @@ static void exchange(const struct sigaction *action, struct sigaction *old) {
 }
 
 EXPORTED int sigaction(int number, const struct sigaction *action, struct sigaction *old) {
-    if (!is_kept(number, __builtin_return_address(0))) return NEXT(sigaction)(number, action, old);
+    const void *caller = CALLER();
+    if (!is_kept(number, caller)) return NEXT(sigaction)(number, action, old);
     exchange(action, old);
     return 0;
 }
 
 EXPORTED sighandler_t signal(int number, sighandler_t handler) {
-    if (!is_kept(number, __builtin_return_address(0))) return NEXT(signal)(number, handler);
+    const void *caller = CALLER();
+    if (!is_kept(number, caller)) return NEXT(signal)(number, handler);
     struct sigaction action = {.sa_handler = handler, .sa_flags = SA_RESTART}, old;
     exchange(&action, &old);
     return old.sa_handler;

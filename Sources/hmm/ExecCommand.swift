@@ -35,6 +35,8 @@ struct ExecCommand: ParsableCommand {
     func run() throws {
         let library = try Self.findLibrary()
         setenv("LD_PRELOAD", Self.preloading(library, getenv("LD_PRELOAD").map { String(cString: $0) }), 1)
+        // The handlers of crashes that the Swift runtime brings along are not of the program.
+        setenv("SWIFT_BACKTRACE", "enable=no", 1)
         setenv("HMM_EXEC_FAULT_AROUND", String(faultAround), 1)
         var arguments = command.map { strdup($0) }
         arguments.append(nil)
