@@ -109,11 +109,13 @@ static void *map_for(
 }
 
 EXPORTED void *mmap(void *address, size_t bytes, int protection, int flags, int descriptor, off_t offset) {
-    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(CALLER()));
+    const void *caller = CALLER();
+    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(caller));
 }
 
 EXPORTED void *mmap64(void *address, size_t bytes, int protection, int flags, int descriptor, off64_t offset) {
-    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(CALLER()));
+    const void *caller = CALLER();
+    return map_for(address, bytes, protection, flags, descriptor, offset, cpreload_is_programs(caller));
 }
 
 // MARK: the others
