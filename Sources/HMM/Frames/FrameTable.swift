@@ -137,10 +137,10 @@ public final class FrameTable: @unchecked Sendable {
         frame == Self.zeroFrame || (frame.raw >= 512 && frame.raw < 1024)
     }
 
-    /// The zone number of a frame: 0 for system memory.
+    /// The zone number of a frame: 0 for system memory, and for a page of a live process.
     @inline(__always)
     package func zone(of frame: FrameNumber) -> Int {
-        frame.raw < deviceStart ? 0 : Int(chunkZones[Int(frame.raw - deviceStart) / Self.chunkFrames])
+        frame.raw < deviceStart || frame.isLive ? 0 : Int(chunkZones[Int(frame.raw - deviceStart) / Self.chunkFrames])
     }
 
     /// The device memory that a frame belongs to, or nil for system memory.
