@@ -118,6 +118,14 @@ static bool make_own(int home_uffd, uint64_t page) {
     return kernel_advise(page, 1, ADVISE_POPULATE_WRITE) == 0;
 }
 
+/// Copies one page. What lies where it should go has nothing to say, as below.
+static size_t copy_single(int to_uffd, int from_uffd, uint64_t to, uint64_t from, unsigned flags, int *error) {
+    size_t done = copy_pages(to_uffd, from_uffd, to, from, 1, flags, error);
+    if (done || *error != EEXIST) return done;
+    drop_pages(flags & TO_SLOT ? to : from, 1);
+    return flags & TO_SLOT ? copy_pages(to_uffd, from_uffd, to, from, 1, flags, error) : 1;
+}
+
 /// One page that did not move in a run, for the reason `error`: 1 if it went after all.
 static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t from, unsigned flags, int *error) {
     for (int attempt = 0; attempt < 8; attempt++) {
@@ -131,11 +139,11 @@ static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t fr
         case EBUSY:
             if (flags & TO_SLOT && attempt > 0) return 0;
             if (!(flags & TO_SLOT) || !make_own(from_uffd, from))
-                return copy_pages(to_uffd, from_uffd, to, from, 1, flags, error);
+                return copy_single(to_uffd, from_uffd, to, from, flags, error);
             break;
         case EINVAL:
             // Rights that differ, or locked memory. For a run: more than one mapping.
-            if (attempt > 0) return copy_pages(to_uffd, from_uffd, to, from, 1, flags, error);
+            if (attempt > 0) return copy_single(to_uffd, from_uffd, to, from, flags, error);
             break;
         case ENOMEM:
             sleep_ns(1000000);

@@ -163,6 +163,12 @@ package final class LivePlayer {
     /// Makes known to the others what a statement did.
     func take(_ reply: LiveReply, of statement: Statement) -> StatementOutcome {
         let process = statement.process.index
+        let ends = statement.verb.endsProcess && !reply.result.isError
+        if ends {
+            // Its memory went first, and it shares nothing when its devices are closed.
+            peers[process].end()
+            groups.leaveAll(by: process)
+        }
         for effect in reply.effects {
             switch effect {
             case .forked(let child, let pid):
@@ -178,12 +184,8 @@ package final class LivePlayer {
             }
         }
         if let region = statement.fileRegion, !reply.result.isError { groups.mapFile(region, by: process) }
-        guard statement.verb.endsProcess, !reply.result.isError else {
-            return StatementOutcome(statement: statement, result: reply.result, note: reply.note)
-        }
+        guard ends else { return StatementOutcome(statement: statement, result: reply.result, note: reply.note) }
         outcome.summary.addCounts(text: reply.note)
-        peers[process].end()
-        groups.leaveAll(by: process)
         return StatementOutcome(statement: statement, result: reply.result)
     }
 
