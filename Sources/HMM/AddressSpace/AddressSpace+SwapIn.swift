@@ -141,10 +141,9 @@ extension Machine {
     /// Takes the page out of the swap cache if nobody maps it and no entry names its slot. Never waits: when the folio
     /// is locked, this is left to whoever unlocks it.
     func dropIfUnused(_ head: FrameNumber) {
-        if !frames.tryLockFolio(head) {
-            frames.setFlags(head, FrameFlags.dropWanted)
-            // The lock may have been dropped before the mark was seen.
-            guard frames.tryLockFolio(head) else { return }
+        while !frames.tryLockFolio(head) {
+            // Who has the lock looks at what was left to it when it unlocks, so this one need not look again.
+            if frames.leaveToUnlocker(head) { return }
         }
         if frames.mappingCount(head) == 0 { tryFreeSwap(head) }
         frames.unlockFolio(head)

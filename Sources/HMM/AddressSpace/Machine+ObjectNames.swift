@@ -6,7 +6,7 @@ extension Machine {
     /// What the object at `address` is; nil if it is none of the machine's. `name` says what pages are called.
     package func name(of address: UInt, page name: (PageNumber) -> String = { "\($0)" }) -> String? {
         if address == self.address { return "fault handlers of the devices" }
-        if let own = frames.objectName(at: address) { return own }
+        if let own = frames.objectName(at: address) ?? swap.objectName(at: address) { return own }
         let spaces = addressSpaces
         for (index, space) in spaces.enumerated() {
             if let own = space.objectName(at: address) { return "\(own) of space \(index + 1)" }

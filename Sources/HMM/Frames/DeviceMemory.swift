@@ -19,9 +19,10 @@ public protocol DeviceCopyEngine: AnyObject, Sendable {
 /// happens to a frame that is freed.
 ///
 /// Kernel: struct dev_pagemap (include/linux/memremap.h, 6.12) with the free list that drivers keep beside it.
-/// Locks: `lock` (.zone). Whoever takes or frees frames counts itself in, and whoever looks at all frames or takes them
-/// out of use changes that: both announce it before they lock. `frameFreed` may be called from anywhere that drops a
-/// reference and takes nothing else.
+/// Locks: `lock` (.zone). Whoever takes or frees frames counts itself in, and whoever looks at all of them or takes
+/// chunks out of use changes that: both announce it before they lock. Whether a folio is still used when somebody comes
+/// to it is a matter of its own references. `frameFreed` may be called from anywhere that drops a reference and takes
+/// nothing else.
 ///
 /// Invariant: INV-MG-3 a used frame has an entry or one owner in flight; a free one has no reference and lies on
 /// exactly one free list; `freed` is called once a life.
@@ -121,10 +122,15 @@ public final class DeviceMemory: @unchecked Sendable {
     package var chunkRanges: [(first: FrameNumber, count: Int)] {
         lock.withLock { chunks.map { ($0.first, $0.count) } }
     }
-    /// The same, as far as frames were ever handed out.
+    /// The same, as far as frames were ever handed out. For who looks while nobody moves: it is not announced.
     var touchedRanges: [Range<FrameNumber>] {
+        lock.withLock { chunks.map { $0.first..<$0.allocator.highWater } }
+    }
+
+    /// The folios in use, in the order of their frames, without references: they may be gone when the caller looks.
+    package var usedFolios: [FrameNumber] {
         willJudge()
-        return lock.withLock { chunks.map { $0.first..<$0.allocator.highWater } }
+        return lock.withLock { used { _ in true } }
     }
 
     package func contains(_ frame: FrameNumber) -> Bool { frames.zone(of: frame) == Int(zone) }
@@ -206,13 +212,9 @@ public final class DeviceMemory: @unchecked Sendable {
         lock.withLock { for i in chunks.indices { chunks[i].isRetired = true } }
     }
 
-    /// The frames, as far as they were ever handed out, of chunks that were taken out of use and are still there.
-    package var retiredRanges: [(first: FrameNumber, count: Int)] {
-        lock.withLock { chunks.filter(\.isRetired).map { ($0.first, $0.allocator.highWater - $0.first) } }
-    }
-
-    /// Forgets retired chunks that are empty. Answers false when some still have frames in use.
-    package func removeRetired() -> Bool {
+    /// Forgets retired chunks that are empty. Answers nil when there are no others, and else the folios in use there,
+    /// as `usedFolios`.
+    package func removeRetired() -> [FrameNumber]? {
         willJudge()
         return lock.withLock {
             for chunk in chunks where chunk.isRetired && chunk.allocator.usedFrames == 0 {
@@ -220,7 +222,7 @@ public final class DeviceMemory: @unchecked Sendable {
                 spare.append((chunk.first, chunk.count))
             }
             chunks.removeAll { $0.isRetired && $0.allocator.usedFrames == 0 }
-            return !chunks.contains { $0.isRetired }
+            return chunks.contains { $0.isRetired } ? used { $0.isRetired } : nil
         }
     }
 
@@ -247,11 +249,19 @@ public final class DeviceMemory: @unchecked Sendable {
     /// folios was used last.
     private func willUse() { schedulingPoint(.load, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())) }
     /// Announces a step that all takes and frees stand before or behind.
-    func willJudge() {
+    private func willJudge() {
         schedulingPoint(.update, on: UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()))
     }
 
     // MARK: With the lock held
+
+    /// The used folios of some chunks, in the order of their frames.
+    private func used(in isMeant: (Chunk) -> Bool) -> [FrameNumber] {
+        let meant = chunks.filter(isMeant)
+        var found: [FrameNumber] = []
+        useOrder.forEach { head in if meant.contains(where: { $0.contains(head) }) { found.append(head) } }
+        return found.sorted()
+    }
 
     private func take(order: Int) -> FrameNumber? {
         guard !isDead else { return nil }

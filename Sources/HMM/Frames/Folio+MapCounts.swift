@@ -8,9 +8,24 @@ import Synchronization
 // Kernel: mm/rmap.c folio_add_anon_rmap_ptes, folio_remove_rmap_ptes (6.12).
 
 extension FrameTable {
+    // As with references: who adds or removes a mapping counts itself in or out, and those steps commute; who decides
+    // by the count is announced as changing it.
+
+    @inline(__always)
+    private func willCount(_ head: FrameNumber) { schedulingPoint(.load, on: mappingKey(head)) }
+    @inline(__always)
+    private func willJudge(_ head: FrameNumber) { schedulingPoint(.update, on: mappingKey(head)) }
+
     /// Mappings of all kinds of the folio.
     @inline(__always)
     package func mappingCount(_ head: FrameNumber) -> Int {
+        willJudge(head)
+        return unusedMappingCount(head)
+    }
+
+    /// As `mappingCount`, of a folio that nobody else has a reference of.
+    @inline(__always)
+    func unusedMappingCount(_ head: FrameNumber) -> Int {
         let record = record(head)
         return order(ofHead: head) == 0
             ? Int(record.pointee.mapCount.load(ordering: .acquiring))
@@ -20,28 +35,32 @@ extension FrameTable {
     /// Mappings that reach this page: its own entries and those of the whole folio.
     func mappingCount(ofPage frame: FrameNumber) -> Int {
         let head = head(of: frame)
+        willJudge(head)
         return Int(record(frame).pointee.mapCount.load(ordering: .acquiring))
             + (order(ofHead: head) > 0 ? Int(record(head).pointee.entireMapCount.load(ordering: .acquiring)) : 0)
     }
 
     func entireMappingCount(_ head: FrameNumber) -> Int {
-        Int(record(head).pointee.entireMapCount.load(ordering: .acquiring))
+        willJudge(head)
+        return Int(record(head).pointee.entireMapCount.load(ordering: .acquiring))
     }
 
     /// One entry at PTE level came to name the page.
     @inline(__always)
     package func addMapping(_ frame: FrameNumber) {
-        record(frame).pointee.mapCount.add(1, ordering: .relaxed)
         let head = head(of: frame)
+        willCount(head)
+        record(frame).pointee.mapCount.add(1, ordering: .relaxed)
         if order(ofHead: head) > 0 { record(head).pointee.totalMapCount.add(1, ordering: .relaxed) }
     }
 
     /// One entry at PTE level stopped naming the page.
     @inline(__always)
     package func removeMapping(_ frame: FrameNumber) {
+        let head = head(of: frame)
+        willCount(head)
         let left = record(frame).pointee.mapCount.subtract(1, ordering: .acquiringAndReleasing).newValue
         precondition(left >= 0, "a page lost more mappings than it had")
-        let head = head(of: frame)
         if order(ofHead: head) > 0 {
             record(head).pointee.totalMapCount.subtract(1, ordering: .acquiringAndReleasing)
         }
@@ -49,11 +68,13 @@ extension FrameTable {
 
     /// One PMD or PUD leaf came to name the folio.
     package func addEntireMapping(_ head: FrameNumber) {
+        willCount(head)
         record(head).pointee.entireMapCount.add(1, ordering: .relaxed)
         record(head).pointee.totalMapCount.add(1, ordering: .relaxed)
     }
 
     package func removeEntireMapping(_ head: FrameNumber) {
+        willCount(head)
         let left = record(head).pointee.entireMapCount.subtract(1, ordering: .acquiringAndReleasing).newValue
         precondition(left >= 0, "a folio lost more mappings than it had")
         record(head).pointee.totalMapCount.subtract(1, ordering: .acquiringAndReleasing)
@@ -62,6 +83,7 @@ extension FrameTable {
     /// One PMD leaf becomes one PTE for each page: the same mapping in smaller pieces.
     func splitEntireMapping(_ head: FrameNumber) {
         let pages = pageCount(ofHead: head)
+        willCount(head)
         for i in 0..<pages { record(head + i).pointee.mapCount.add(1, ordering: .relaxed) }
         record(head).pointee.totalMapCount.add(Int32(pages - 1), ordering: .relaxed)
         record(head).pointee.entireMapCount.subtract(1, ordering: .acquiringAndReleasing)

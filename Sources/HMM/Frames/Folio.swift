@@ -105,7 +105,7 @@ extension FrameTable {
     /// Announces the first reference of a folio: from then on it can be found by the number of its frame, also by who
     /// means a former life of it.
     @inline(__always)
-    private func announceFirst(_ head: FrameNumber) { schedulingPoint(.update, on: UInt(bitPattern: record(head))) }
+    func announceFirst(_ head: FrameNumber) { schedulingPoint(.update, on: countKey(head)) }
 
     /// As `prepareFolio`, with the folio lock held.
     func prepareLockedFolio(_ head: FrameNumber, order: Int) {
@@ -140,11 +140,11 @@ extension FrameTable {
 
     @inline(__always)
     package func refCount(_ head: FrameNumber) -> Int {
-        schedulingPoint(.update, on: UInt(bitPattern: record(head)))
+        schedulingPoint(.update, on: countKey(head))
         return Int(record(head).pointee.refCount.load(ordering: .acquiring))
     }
 
-    /// Whether the folio is in use at this moment: a hint, for those who walk over many frames.
+    /// Whether the folio is in use at this moment. For who looks while nobody moves: it is not announced.
     @inline(__always)
     package func isUsed(_ head: FrameNumber) -> Bool { record(head).pointee.refCount.load(ordering: .acquiring) > 0 }
 
@@ -152,7 +152,7 @@ extension FrameTable {
     @inline(__always)
     package func get(_ frame: FrameNumber, count: Int32 = 1) {
         let head = head(of: frame)
-        schedulingPoint(.load, on: UInt(bitPattern: record(head)))
+        schedulingPoint(.load, on: countKey(head))
         let old = record(head).pointee.refCount.add(count, ordering: .relaxed).oldValue
         #if HMM_INVARIANT_CHECKS
             precondition(old > 0, "a reference to a free folio was taken")
@@ -164,7 +164,7 @@ extension FrameTable {
     /// A reference to the folio that contains the frame, unless it is free. The caller must check that it is still
     /// the folio it meant.
     package func tryGet(_ frame: FrameNumber) -> Bool {
-        schedulingPoint(.update, on: UInt(bitPattern: record(frame)))
+        schedulingPoint(.update, on: countKey(frame))
         let head = head(of: frame)
         var count = record(head).pointee.refCount.load(ordering: .relaxed)
         while count > 0 {
@@ -196,19 +196,23 @@ extension FrameTable {
     /// Announces that references are to be dropped.
     @inline(never)
     func announcePut(_ head: FrameNumber, _ count: Int32 = 1) {
-        let isLast = record(head).pointee.refCount.load(ordering: .relaxed) == count
-        schedulingPoint(isLast ? .update : .load, on: UInt(bitPattern: record(head)))
+        let references = record(head)
+        func isLast() -> Bool { references.pointee.refCount.load(ordering: .relaxed) == count }
+        if !isLast() { schedulingPoint(.load, on: countKey(head)) }
+        // It may have become the last one since it was announced.
+        if isLast() { schedulingPoint(.update, on: countKey(head)) }
     }
 
     /// Sets the count to 0 if it is `expected`: nobody can take a reference until `unfreeze`.
     package func freeze(_ head: FrameNumber, expected: Int) -> Bool {
-        schedulingPoint(.update, on: UInt(bitPattern: record(head)))
+        schedulingPoint(.update, on: countKey(head))
         return record(head).pointee.refCount.compareExchange(
             expected: Int32(expected), desired: 0, ordering: .acquiringAndReleasing
         ).exchanged
     }
 
     package func unfreeze(_ head: FrameNumber, count: Int) {
+        schedulingPoint(.update, on: countKey(head))
         record(head).pointee.refCount.store(Int32(count), ordering: .releasing)
     }
 
@@ -216,7 +220,7 @@ extension FrameTable {
         let order = order(ofHead: head)
         let flags = flags(head)
         precondition(flags & (FrameFlags.locked | FrameFlags.swapCache) == 0, "a folio was freed in use")
-        precondition(mappingCount(head) == 0, "a mapped folio was freed")
+        precondition(unusedMappingCount(head) == 0, "a mapped folio was freed")
         if flags & FrameFlags.hugetlb != 0 {
             resetRecords(head, order: order)
             return freeHugetlbFolio(head, flags: flags)

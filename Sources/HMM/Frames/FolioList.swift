@@ -14,6 +14,14 @@ struct FolioList {
 
     var first: FrameNumber? { head == 0 ? nil : FrameNumber(head) }
 
+    func forEach(_ body: (FrameNumber) -> Void) {
+        var next = head
+        while next != 0 {
+            body(FrameNumber(next))
+            next = records[Int(next)].next
+        }
+    }
+
     mutating func append(_ frames: UnsafePointer<FrameNumber>, count: Int) {
         for i in 0..<count { append(frames[i]) }
     }

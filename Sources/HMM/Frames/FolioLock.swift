@@ -16,10 +16,18 @@ protocol SwapCacheDropper: AnyObject {
 extension FrameTable {
     private static let lockedWithWaiters = FrameFlags.locked | FrameFlags.waiters
 
+    // The record of a head stands for four objects: its lock, the unlocking that watchers wait for, the references and
+    // the mappings. Who takes or drops a reference does not mind who has the lock.
     @inline(__always)
     private func lockKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) }
     @inline(__always)
     private func watchKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) + 1 }
+    /// The references of the folio.
+    @inline(__always)
+    func countKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) + 2 }
+    /// The mappings of the folio.
+    @inline(__always)
+    func mappingKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) + 3 }
 
     /// A folio of the hugetlb pool is locked inside the locks of hugetlb, every other one outside them.
     @inline(__always)
@@ -50,6 +58,7 @@ extension FrameTable {
         schedulingPoint(.tryAcquire, on: lockKey(head))
         setFlags(head, FrameFlags.locked)
         LockOrder.acquired(lockClass(head), lockKey(head))
+        announceFirst(head)
         record(head).pointee.refCount.store(1, ordering: .releasing)
     }
 
@@ -70,6 +79,8 @@ extension FrameTable {
         _ frame: FrameNumber, while entry: UnsafeMutablePointer<Atomic<UInt64>>, holds value: UInt64
     ) {
         let head = head(of: frame)
+        // Whoever unlocks looks for the mark.
+        schedulingPoint(.load, on: lockKey(head))
         setFlags(head, FrameFlags.watchers)
         WaitQueue.wait(on: watchKey(head)) { [self] in
             let flags = record(head).pointee.flags.load(ordering: .acquiring)
@@ -83,6 +94,19 @@ extension FrameTable {
         let head = head(of: frame)
         let mapping = withUnsafePointer(to: record(head).pointee.mapping) { UnsafeMutablePointer(mutating: $0) }
         waitForUnlock(head, while: mapping, holds: mapping.pointee.load(ordering: .acquiring))
+    }
+
+    /// Leaves the folio to whoever unlocks it, to be dropped from the swap cache. False if nobody has it locked now:
+    /// two who unlock and leave it to each other must not go on so for ever.
+    func leaveToUnlocker(_ head: FrameNumber) -> Bool {
+        var flags = record(head).pointee.flags.load(ordering: .relaxed)
+        while flags & FrameFlags.locked != 0 {
+            let result = record(head).pointee.flags.compareExchange(
+                expected: flags, desired: flags | FrameFlags.dropWanted, ordering: .acquiringAndReleasing)
+            if result.exchanged { return true }
+            flags = result.original
+        }
+        return false
     }
 
     // MARK: The word

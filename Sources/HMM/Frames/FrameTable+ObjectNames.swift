@@ -6,8 +6,12 @@ extension FrameTable {
         let stride = UInt(MemoryLayout<FrameRecord>.stride)
         if address >= first, address < first + UInt(limit.raw) * stride {
             let frame = FrameNumber(UInt32(truncatingIfNeeded: (address - first) / stride))
-            // Lock and counts lie in one record; the byte behind its start is what watchers of the lock sleep on.
-            return (address - first) % stride == 0 ? "folio lock of \(frame)" : "unlocking of \(frame)"
+            switch (address - first) % stride {
+            case 0: return "folio lock of \(frame)"
+            case 1: return "unlocking of \(frame)"
+            case 2: return "references of \(frame)"
+            default: return "mappings of \(frame)"
+            }
         }
         for (index, memory) in deviceZones.enumerated()
         where UInt(bitPattern: Unmanaged.passUnretained(memory).toOpaque()) == address {

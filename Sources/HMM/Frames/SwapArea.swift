@@ -13,7 +13,8 @@ package struct SwapSlot: Hashable, Sendable {
 /// the swap cache, where both copies of the page are the same or the frame is dirty.
 ///
 /// Invariant: INV-AS-13 the count equals the entries that name the slot plus one while it is cached.
-/// Locks: `lock` (.swap). Each use announces itself first, because faults see by the slots what others did.
+/// Locks: `lock` (.swap). Each use of a slot announces itself first, because faults see by the slot what others did.
+/// Which slot an allocation gets is nobody's business, so slots have nothing in common.
 package final class SwapArea: @unchecked Sendable {
     private let lock = SpinLock(.swap)
     private let arena: HostMemory
@@ -56,51 +57,59 @@ package final class SwapArea: @unchecked Sendable {
     /// a fault that still holds an entry of its former life.
     func allocate(_ count: Int = 1, caching head: FrameNumber = .none) -> SwapSlot? {
         guard !injector.shouldFail(.swapSlot) else { return nil }
-        willChange()
-        return lock.withLock {
-            let first: UInt32
-            if count == 1, let recent = freeSlots.popLast() {
-                first = recent
-            } else if let fresh = takeUntouched(count) ?? (count > 1 ? takeFreeRun(count) : nil) {
-                first = fresh
-            } else {
-                return nil
-            }
-            for i in 0..<count {
-                counts[Int(first) + i] = 1
-                cached[Int(first) + i] = head == .none ? .none : head + i
-            }
-            used += count
-            return SwapSlot(first)
+        // Found first, then announced, then taken: in between somebody else may have come, and it is done again.
+        while let (first, hadLife) = lock.withLock({ findFree(count) }) {
+            // A slot that never had a life is in nobody's entry.
+            if hadLife { for i in 0..<UInt32(count) { willChange(SwapSlot(first.raw + i)) } }
+            if lock.withLock({ take(first, count, caching: head) }) { return first }
         }
+        return nil
     }
 
-    /// Slots that were never used. The lock is held.
-    private func takeUntouched(_ count: Int) -> UInt32? {
-        guard Int(untouched) + count - 1 <= capacity else { return nil }
-        defer { untouched += UInt32(count) }
-        counts.append(contentsOf: repeatElement(0, count: count))
-        cached.append(contentsOf: repeatElement(.none, count: count))
-        return untouched
+    /// The first of so many free slots in a row, and whether they were used before. The lock is held.
+    private func findFree(_ count: Int) -> (slot: SwapSlot, hadLife: Bool)? {
+        if count == 1, let recent = freeSlots.last { return (SwapSlot(recent), true) }
+        if Int(untouched) + count - 1 <= capacity { return (SwapSlot(untouched), false) }
+        return count > 1 ? findFreeRun(count).map { ($0, true) } : nil
+    }
+
+    /// False if one of the slots is not free any more. The lock is held.
+    private func take(_ slot: SwapSlot, _ count: Int, caching head: FrameNumber) -> Bool {
+        let first = Int(slot.raw)
+        if slot.raw == untouched {
+            untouched += UInt32(count)
+            counts.append(contentsOf: repeatElement(0, count: count))
+            cached.append(contentsOf: repeatElement(.none, count: count))
+        } else {
+            let run = first..<first + count
+            guard run.upperBound <= counts.count, run.allSatisfy({ counts[$0] == 0 }) else { return false }
+            if count == 1, freeSlots.last == slot.raw {
+                freeSlots.removeLast()
+            } else {
+                freeSlots.removeAll { run.contains(Int($0)) }
+            }
+        }
+        for i in 0..<count {
+            counts[first + i] = 1
+            cached[first + i] = head == .none ? .none : head + i
+        }
+        used += count
+        return true
     }
 
     /// Slots in a row that were used and are free again: a search, done only when nothing untouched is left.
-    private func takeFreeRun(_ count: Int) -> UInt32? {
+    private func findFreeRun(_ count: Int) -> SwapSlot? {
         var length = 0
         for slot in 1..<counts.count {
             length = counts[slot] == 0 ? length + 1 : 0
-            if length == count {
-                let run = UInt32(slot - count + 1)...UInt32(slot)
-                freeSlots.removeAll { run.contains($0) }
-                return run.lowerBound
-            }
+            if length == count { return SwapSlot(UInt32(slot - count + 1)) }
         }
         return nil
     }
 
     /// One more entry names the slot.
     package func get(_ slot: SwapSlot) {
-        willChange()
+        willChange(slot)
         lock.withLock { counts[Int(slot.raw)] += 1 }
     }
 
@@ -109,7 +118,7 @@ package final class SwapArea: @unchecked Sendable {
 
     /// As `put`. Answers the frame that caches the slot now: asked before or after, it could come or go in between.
     func putEntry(_ slot: SwapSlot) -> FrameNumber? {
-        willChange()
+        willChange(slot)
         return lock.withLock {
             let frame = cached[Int(slot.raw)]
             drop(slot)
@@ -118,19 +127,19 @@ package final class SwapArea: @unchecked Sendable {
     }
 
     func count(_ slot: SwapSlot) -> Int {
-        willLook()
+        willLook(slot)
         return lock.withLock { Int(counts[Int(slot.raw)]) }
     }
 
     /// The frame that caches the slot. Without a reference: the caller takes one and looks again.
     package func cachedFrame(_ slot: SwapSlot) -> FrameNumber? {
-        willLook()
+        willLook(slot)
         return lock.withLock { cached[Int(slot.raw)] == .none ? nil : cached[Int(slot.raw)] }
     }
 
     /// Makes `frame` the cache of the slot, which counts once for it. False when another frame is, or the slot is free.
     func insertCache(_ slot: SwapSlot, _ frame: FrameNumber) -> Bool {
-        willChange()
+        willChange(slot)
         return lock.withLock {
             guard cached[Int(slot.raw)] == .none, counts[Int(slot.raw)] > 0 else { return false }
             cached[Int(slot.raw)] = frame
@@ -142,7 +151,7 @@ package final class SwapArea: @unchecked Sendable {
     /// The slot is cached no more, and the count that the cache held is dropped: in one step, or a page that is read
     /// into the cache between the two takes the old count for an entry that still needs the slot, and never goes.
     func removeCache(_ slot: SwapSlot) {
-        willChange()
+        willChange(slot)
         lock.withLock {
             cached[Int(slot.raw)] = .none
             drop(slot)
@@ -159,8 +168,16 @@ package final class SwapArea: @unchecked Sendable {
         used -= 1
     }
 
-    private func willLook() { schedulingPoint(.load, on: UInt(bitPattern: arena.base)) }
-    private func willChange() { schedulingPoint(.update, on: UInt(bitPattern: arena.base)) }
+    private func key(_ slot: SwapSlot) -> UInt { UInt(bitPattern: arena.base) + UInt(slot.raw) << 12 }
+    private func willLook(_ slot: SwapSlot) { schedulingPoint(.load, on: key(slot)) }
+    private func willChange(_ slot: SwapSlot) { schedulingPoint(.update, on: key(slot)) }
+
+    /// What the object at `address` is, for people; nil if it is none of the slots.
+    func objectName(at address: UInt) -> String? {
+        let first = UInt(bitPattern: arena.base)
+        guard address >= first, address - first <= UInt(capacity) << 12 else { return nil }
+        return "swap slot \((address - first) >> 12)"
+    }
 
     /// One past the last slot that was ever used.
     var touchedSlots: Int { lock.withLock { counts.count } }

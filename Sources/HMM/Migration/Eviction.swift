@@ -93,7 +93,7 @@ extension Machine {
 
     /// Evicts one folio, in pieces if need be. Answers the frames that became free.
     private func evictWhole(_ head: FrameNumber) -> Int {
-        let order = frames.order(ofHead: head)
+        let order = orderNow(head)
         switch evict(head) {
         case .evicted: return 1 << order
         case .split: return (0..<1 << order).reduce(0) { $0 + (evict(head + $1) == .evicted ? 1 : 0) }
@@ -101,55 +101,45 @@ extension Machine {
         }
     }
 
+    /// The order of a folio without a reference: 0 if the frame became a part of another one since it was seen.
+    private func orderNow(_ head: FrameNumber) -> Int {
+        frames.head(of: head) == head ? frames.order(ofHead: head) : 0
+    }
+
     // MARK: All of a device's memory
 
     /// Moves every page of the device home, of all address spaces, once over. Those that are locked, held or without a
     /// place stay. Answers how many moved.
     public func evictAll(of memory: DeviceMemory) -> Int {
-        var moved = foreign?.evictAll(of: memory) ?? 0
-        for range in memory.touchedRanges {
-            moved += evictRange(of: memory, range.lowerBound, range.upperBound - range.lowerBound).moved
-        }
-        return moved
+        (foreign?.evictAll(of: memory) ?? 0) + evict(memory.usedFolios).moved
     }
 
-    private struct RangeEviction {
+    private struct SomeEvictions {
+        /// Pages that moved.
         var moved = 0
         /// One that is left because somebody has it locked.
         var locked = FrameNumber.none
         var isOutOfMemory = false
-        var left = 0
+
+        mutating func add(_ outcome: EvictionOutcome, _ head: FrameNumber, order: Int) {
+            switch outcome {
+            case .evicted: moved += 1 << order
+            case .locked: locked = head
+            case .outOfMemory: isOutOfMemory = true
+            case .free, .held, .split: break
+            }
+        }
     }
 
-    private func evictRange(of memory: DeviceMemory, _ first: FrameNumber, _ count: Int) -> RangeEviction {
-        var result = RangeEviction()
-        var offset = 0
-        memory.willJudge()
-        while offset < count {
-            let frame = first + offset
-            guard frames.isUsed(frames.head(of: frame)) else {
-                offset += 1
-                continue
+    /// Evicts folios that were in use when somebody looked.
+    private func evict(_ heads: [FrameNumber]) -> SomeEvictions {
+        var result = SomeEvictions()
+        for head in heads {
+            let order = orderNow(head)
+            switch evict(head) {
+            case .split: for i in 0..<1 << order { result.add(evict(head + i), head + i, order: 0) }
+            case let outcome: result.add(outcome, head, order: order)
             }
-            let size = frames.head(of: frame) == frame ? frames.pageCount(ofHead: frame) : 1
-            let outcome = evict(frame)
-            memory.willJudge()
-            switch outcome {
-            case .evicted:
-                result.moved += size
-                offset += size
-                continue
-            case .split: continue
-            case .free: break
-            case .locked:
-                result.locked = frame
-                result.left += 1
-            case .held: result.left += 1
-            case .outOfMemory:
-                result.isOutOfMemory = true
-                result.left += 1
-            }
-            offset += 1
         }
         return result
     }
@@ -167,18 +157,12 @@ extension Machine {
         memory.retireChunks()
         var deadline = SyncClock.now() + patienceNanoseconds
         var pause: UInt64 = 1_000
-        while !memory.removeRetired() {
-            var result = RangeEviction()
-            result.moved = foreign?.evictAll(of: memory) ?? 0
-            for chunk in memory.retiredRanges {
-                let part = evictRange(of: memory, chunk.first, chunk.count)
-                result.moved += part.moved
-                result.left += part.left
-                if part.locked != .none { result.locked = part.locked }
-                result.isOutOfMemory = result.isOutOfMemory || part.isOutOfMemory
-            }
+        while let left = memory.removeRetired() {
+            let abroad = foreign?.evictAll(of: memory) ?? 0
+            var result = evict(left)
+            result.moved += abroad
             if result.moved > 0 { deadline = SyncClock.now() + patienceNanoseconds }
-            if memory.removeRetired() { return }
+            if memory.removeRetired() == nil { return }
             guard SyncClock.now() < deadline else {
                 throw result.isOutOfMemory
                     ? HMMError(.outOfMemory, "no system memory for the pages of a device")
