@@ -138,7 +138,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// The last reference to a folio of this memory went.
     func frameFreed(_ head: FrameNumber, order: Int) {
         freed?(head)
-        willUse()
+        if Seam.isWatching { withUnsafePointer(to: head) { announceFree($0, 1, frameCount: 1 << order) } }
         lock.withLock {
             useOrder.remove(head)
             chunks[chunkIndex(of: head)].allocator.free(head, order: order)
@@ -149,7 +149,7 @@ public final class DeviceMemory: @unchecked Sendable {
     /// As `frameFreed`, for single pages.
     func singlesFreed(_ heads: UnsafePointer<FrameNumber>, count: Int) {
         if let freed { for i in 0..<count { freed(heads[i]) } }
-        willUse()
+        if Seam.isWatching { announceFree(heads, count, frameCount: count) }
         lock.lock()
         useOrder.remove(heads, count: count)
         var first = 0
@@ -214,8 +214,11 @@ public final class DeviceMemory: @unchecked Sendable {
 
     /// Forgets retired chunks that are empty. Answers nil when there are no others, and else the folios in use there,
     /// as `usedFolios`.
+    ///
+    /// A step that commutes with others of its kind: both forget the same. Folios that are freed meanwhile are answered
+    /// or not, which comes to the same, because their frames have no other life.
     package func removeRetired() -> [FrameNumber]? {
-        willJudge()
+        willUse()
         return lock.withLock {
             for chunk in chunks where chunk.isRetired && chunk.allocator.usedFrames == 0 {
                 chunk.allocator.recycle(keepingGenerations: true)
@@ -243,6 +246,22 @@ public final class DeviceMemory: @unchecked Sendable {
     package func kill() {
         willJudge()
         lock.withLock { isDead = true }
+    }
+
+    /// Announces that frames are to be freed. The last ones of a chunk that waits for that change what can be forgotten.
+    @inline(never)
+    private func announceFree(_ heads: UnsafePointer<FrameNumber>, _ count: Int, frameCount: Int) {
+        func areLast() -> Bool {
+            lock.withLock {
+                (0..<count).contains { index in
+                    let chunk = chunks[chunkIndex(of: heads[index])]
+                    return chunk.isRetired && chunk.allocator.usedFrames <= frameCount
+                }
+            }
+        }
+        if !areLast() { willUse() }
+        // They may have become the last ones since that was announced.
+        if areLast() { willJudge() }
     }
 
     /// Announces that frames are taken or freed: the order of two such steps shows only in numbers and in which of the
