@@ -5,5 +5,6 @@ extension Museum {
         .unusedPageGivenBackUnderALook,
         .slotUncachedInTwoSteps,
         .exclusiveBatchStoredUnchecked,
+        .dropLeftToEachOther,
     ]
 }

@@ -25,7 +25,15 @@ struct ReductionTests {
         #expect(!exploration.isComplete)
     }
 
-    @Test("The final states are those of the unreduced search", arguments: SmallRace.all)
+    @Test("Waiting by giving way does not make every number of turns an order of its own")
+    func turns() throws {
+        let race = try #require(FineSteps.all.first { $0.name == "a loop that gives way until a word changes" })
+        let (exploration, states) = states(of: race, .exhaustive)
+        #expect(exploration.isComplete && exploration.schedules < 100)
+        #expect(states == ["11", "12", "13", "22", "23"])
+    }
+
+    @Test("The final states are those of the unreduced search", arguments: SmallRace.all + FineSteps.all)
     func sameFinalStates(_ race: SmallRace) throws {
         let (reduced, some) = states(of: race, .exhaustive)
         let (unreduced, all) = states(of: race, .unreduced)

@@ -140,7 +140,7 @@ extension Machine {
 
     /// Takes the page out of the swap cache if nobody maps it and no entry names its slot. Never waits: when the folio
     /// is locked, this is left to whoever unlocks it.
-    func dropIfUnused(_ head: FrameNumber) {
+    package func dropIfUnused(_ head: FrameNumber) {
         while !frames.tryLockFolio(head) {
             // Who has the lock looks at what was left to it when it unlocks, so this one need not look again.
             if frames.leaveToUnlocker(head) { return }

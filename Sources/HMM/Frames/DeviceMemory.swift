@@ -56,6 +56,8 @@ public final class DeviceMemory: @unchecked Sendable {
     /// The used folios, from the one unused for longest to the one that was handed out last.
     private var useOrder: FolioList
 
+    /// Somebody gives all memory back.
+    private let isReleasing = Atomic<Bool>(false)
     /// Told of each folio that was freed, once a life. Set before the first allocation; takes no locks but its own.
     package var freed: (@Sendable (FrameNumber) -> Void)?
     /// Set before the first allocation.
@@ -206,6 +208,23 @@ public final class DeviceMemory: @unchecked Sendable {
 
     // MARK: Going away
 
+    /// Waits until nobody else gives all memory back: two at a time would keep each other from it, each by the
+    /// references of its looks.
+    package func beginRelease() {
+        schedulingPoint(.update, on: releaseKey)
+        while isReleasing.exchange(true, ordering: .acquiring) {
+            WaitQueue.wait(on: releaseKey) { isReleasing.load(ordering: .relaxed) }
+        }
+    }
+
+    package func endRelease() {
+        schedulingPoint(.update, on: releaseKey)
+        isReleasing.store(false, ordering: .releasing)
+        WaitQueue.wakeAll(releaseKey)
+    }
+
+    private var releaseKey: UInt { UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque()) + 1 }
+
     /// Takes all chunks out of use. The caller moves the used frames away and then calls `removeRetired`.
     package func retireChunks() {
         willJudge()
@@ -248,7 +267,7 @@ public final class DeviceMemory: @unchecked Sendable {
         lock.withLock { isDead = true }
     }
 
-    /// Announces that frames are to be freed. The last ones of a chunk that waits for that change what can be forgotten.
+    /// Announces that frames are to be freed. The last ones of a retired chunk change what can be forgotten.
     @inline(never)
     private func announceFree(_ heads: UnsafePointer<FrameNumber>, _ count: Int, frameCount: Int) {
         func areLast() -> Bool {

@@ -25,7 +25,7 @@ extension FrameTable {
 
     /// As `mappingCount`, of a folio that nobody else has a reference of.
     @inline(__always)
-    func unusedMappingCount(_ head: FrameNumber) -> Int {
+    package func unusedMappingCount(_ head: FrameNumber) -> Int {
         let record = record(head)
         return order(ofHead: head) == 0
             ? Int(record.pointee.mapCount.load(ordering: .acquiring))

@@ -8,7 +8,7 @@ import Synchronization
 // Kernel: mm/filemap.c folio_lock, folio_unlock, migration_entry_wait_on_locked (6.12).
 
 /// Drops pages that nobody uses any more from the swap cache; called by whoever unlocks a page that was left to them.
-protocol SwapCacheDropper: AnyObject {
+package protocol SwapCacheDropper: AnyObject {
     /// The folio was just unlocked; the caller holds a reference.
     func dropIfUnused(_ head: FrameNumber)
 }

@@ -10,7 +10,7 @@ package struct FrameFlags {
     /// Somebody sleeps until the lock is dropped, without wanting it.
     static let watchers: UInt32 = 1 << 2
     /// Somebody who could not get the lock left the folio to be dropped from the swap cache by whoever unlocks it.
-    static let dropWanted: UInt32 = 1 << 3
+    package static let dropWanted: UInt32 = 1 << 3
     /// The bytes differ from what swap or the file holds.
     package static let dirty: UInt32 = 1 << 4
     package static let upToDate: UInt32 = 1 << 5

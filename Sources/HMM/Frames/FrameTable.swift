@@ -15,7 +15,7 @@ public final class FrameTable: @unchecked Sendable {
     let limit: FrameNumber
     let injector: FaultInjector
     /// The machine, which owns this table; set before the first folio is locked.
-    unowned(unsafe) var swapCacheDropper: (any SwapCacheDropper)?
+    package unowned(unsafe) var swapCacheDropper: (any SwapCacheDropper)?
     let system: FrameAllocator
     let hugetlb: HugetlbPool
     /// Device memory, by zone number minus 1. Guarded by `zonesLock`; entries are only appended.

@@ -147,13 +147,16 @@ extension Machine {
     /// Gives all memory of the device back: its frames are handed out no more, every page that is there moves to system
     /// memory, whoever's it is, and then the chunks go. Later allocations make new ones, unless the device was removed.
     ///
-    /// Waits for those who hold pages, without holding any itself; no lock is held by the caller.
+    /// Waits for those who hold pages, without holding any itself, and for another release of the memory; no lock is
+    /// held by the caller.
     ///
     /// - Throws: `.outOfMemory` or `.busy` when pages are left after `patienceNanoseconds` without one that moved. They
     ///   stay where they are, readable as before, in chunks that hand out nothing; a later call goes on.
     ///
     /// Invariant: INV-DM-6.
     public func release(_ memory: DeviceMemory, patienceNanoseconds: UInt64 = 2_000_000_000) throws(HMMError) {
+        memory.beginRelease()
+        defer { memory.endRelease() }
         memory.retireChunks()
         var deadline = SyncClock.now() + patienceNanoseconds
         var pause: UInt64 = 1_000

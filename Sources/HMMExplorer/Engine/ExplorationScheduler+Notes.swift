@@ -29,25 +29,11 @@ extension ExplorationScheduler {
             thread: UInt8(truncatingIfNeeded: thread), kind: next.kind, mark: next.mark, object: next.object)
         s.pointee.stepCount += 1
         if next.kind.changes { s.pointee.isChanged = true }
-        noteYield(thread, next.kind)
+        if s.pointee.gaveWay != 0 { letGoOn(thread, next) }
+        if next.kind == .yield { noteYield(thread) }
         if next.kind.rawValue <= StepKind.releaseShared.rawValue, next.object >= 0 {
             noteLock(thread, next.kind, &objects.pointee.objects[Int(next.object)])
         }
-    }
-
-    /// A loop that waits for others is let round twice, so that an order in which it gives way for another reason is
-    /// not missed; then somebody else has to move first, because one more turn would see the same.
-    @inline(__always)
-    private func noteYield(_ thread: Int, _ kind: StepKind) {
-        let s = progress
-        if s.pointee.lastThread != thread { s.pointee.yields = 0 }
-        s.pointee.lastThread = thread
-        guard kind == .yield else {
-            if s.pointee.gaveWay != .only(thread) { s.pointee.gaveWay = 0 }
-            return
-        }
-        s.pointee.yields += 1
-        s.pointee.gaveWay = s.pointee.yields > 2 ? .only(thread) : 0
     }
 
     /// Whether a step takes a lock: a try for one that is held does not.

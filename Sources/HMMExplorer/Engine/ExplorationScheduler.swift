@@ -29,12 +29,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         var unfinished: ThreadSet = 0
         /// Not finished and not asleep.
         var runnable: ThreadSet = 0
-        /// Gave way again and again; they go on when somebody else made a step.
+        /// Gave way again and again; they go on when somebody else made a step that matters to them.
         var gaveWay: ThreadSet = 0
-        /// How often the thread that made the last step gave way since another one made one.
-        var yields = 0
-        /// Who made the last step, or -1.
-        var lastThread = -1
         /// The thread that sleeps until all that it started have come to their end, or -1.
         var parent = -1
         var stepCount = 0
@@ -55,6 +51,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     let progress: UnsafeMutablePointer<Progress>
     let objects: UnsafeMutablePointer<ObjectTable>
     let pending: UnsafeMutablePointer<Pending>
+    /// By thread: the last two steps at which it gave way.
+    let rounds: UnsafeMutablePointer<Round>
     @exclusivity(unchecked) private(set) var steps: UnsafeMutablePointer<Step>
     /// By step: whether the strategy chose another thread than the obvious one.
     @exclusivity(unchecked) private var isDetour: UnsafeMutablePointer<Bool>
@@ -77,6 +75,8 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         progress.initialize(to: Progress())
         pending = .allocate(capacity: Self.threadLimit)
         pending.initialize(repeating: Pending(kind: .start, mark: -1, object: -1), count: Self.threadLimit)
+        rounds = .allocate(capacity: Self.threadLimit)
+        rounds.initialize(repeating: Round(), count: Self.threadLimit)
         threads = .allocate(capacity: Self.threadLimit)
         steps = .allocate(capacity: 0)
         isDetour = .allocate(capacity: 0)
@@ -87,6 +87,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         for index in 0..<poolCount { threads[index].release() }
         threads.deallocate()
         pending.deallocate()
+        rounds.deallocate()
         steps.deallocate()
         progress.deallocate()
         objects.deinitialize(count: 1)
@@ -146,6 +147,7 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
         progress.pointee.unfinished |= .only(index)
         progress.pointee.runnable |= .only(index)
         pending[index] = Pending(kind: .start, mark: -1, object: -1)
+        rounds[index] = Round()
         if index > 0 { strategy.spawned(index, by: progress.pointee.current) }
     }
 
