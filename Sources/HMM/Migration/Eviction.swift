@@ -164,8 +164,10 @@ extension Machine {
             let abroad = foreign?.evictAll(of: memory) ?? 0
             var result = evict(left)
             result.moved += abroad
-            if result.moved > 0 { deadline = SyncClock.now() + patienceNanoseconds }
-            if memory.removeRetired() == nil { return }
+            if result.moved > 0 {
+                deadline = SyncClock.now() + patienceNanoseconds
+                continue
+            }
             guard SyncClock.now() < deadline else {
                 throw result.isOutOfMemory
                     ? HMMError(.outOfMemory, "no system memory for the pages of a device")

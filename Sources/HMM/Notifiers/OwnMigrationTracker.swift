@@ -53,9 +53,7 @@ public final class OwnMigrationTracker: @unchecked Sendable {
             preconditionFailure("an own migration was ended twice")
         }
         ranges.remove(at: index)
-        schedulingPoint(.update, on: key)
-        ended.add(1, ordering: .releasing)
-        WaitQueue.wakeAll(key)
+        WaitQueue.wakeAll(key) { ended.add(1, ordering: .releasing) }
     }
 
     /// True while an own migration touches any of `pages`. Caller holds the driver lock.

@@ -18,15 +18,19 @@ public enum WaitQueue {
     }
 
     /// Wakes every thread that sleeps on `key`.
-    public static func wakeAll(_ key: UInt) {
+    ///
+    /// - Parameter change: makes the condition false, if it was not made so before. Two such changes commute.
+    public static func wakeAll(_ key: UInt, after change: () -> Void = {}) {
         schedulingPoint(.wake, on: key)
+        change()
         if isEmpty(key) { return }
         _ = unpark(key, admit: { _ in true }, commit: { _ in })
     }
 
     /// Wakes the thread that has slept longest on `key`; false if nobody sleeps.
     public static func wakeOne(_ key: UInt) -> Bool {
-        schedulingPoint(.wake, on: key)
+        // Not as `wakeAll`: of two wakers, each reaches somebody else.
+        schedulingPoint(.update, on: key)
         if isEmpty(key) { return false }
         var isFirst = true
         return unpark(

@@ -16,7 +16,7 @@ public enum StepKind: UInt8, Sendable, CaseIterable {
         case apart
         /// Commutes with other reads.
         case read
-        /// Commutes with other sharers of a lock.
+        /// Commutes with other sharers of a lock, or with others who wake all sleepers.
         case shared
         /// Commutes with nothing.
         case exclusive
@@ -31,7 +31,7 @@ public enum StepKind: UInt8, Sendable, CaseIterable {
         switch self {
         case .start, .yield, .spawn: .apart
         case .load: .read
-        case .acquireShared, .tryAcquireShared, .releaseShared: .shared
+        case .acquireShared, .tryAcquireShared, .releaseShared, .wake: .shared
         default: .exclusive
         }
     }
