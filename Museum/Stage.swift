@@ -33,6 +33,12 @@ extension AddressSpace {
     }
 }
 
+/// What a thread does for so many steps with something of its own, where it matters how long an operation takes: those
+/// who get nowhere do so because they run in step.
+func work(on own: AnyObject, steps: Int) {
+    for _ in 0..<steps { schedulingPoint(.load, on: UInt(bitPattern: Unmanaged.passUnretained(own).toOpaque())) }
+}
+
 /// Room for one page that a device reads or writes.
 final class PageBuffer {
     let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: Geometry.wordsPerPage)

@@ -47,6 +47,7 @@ private func doSwapPage(_ space: AddressSpace, _ page: PageNumber, _ device: Sma
         migration.copyToSystem()
         migration.commit()
     }
-    if isLocked { frames.unlockFolio(frame) }
+    // The losers' way through the driver is about as long as the winner's.
+    if isLocked { frames.unlockFolio(frame) } else { work(on: device, steps: 6) }
     return space.privateFrame(page) != nil
 }

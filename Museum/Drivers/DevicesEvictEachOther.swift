@@ -76,6 +76,7 @@ private final class RacingDevice: DevicePrivateFaultHandler, @unchecked Sendable
         let summary = try space.migrate(Place.pages(2), request, copy: { $0.copyToDevice(memory) })
         if summary.moved < 2 {
             busy()
+            work(on: self, steps: 4)
             try evict()
             return false
         }
