@@ -44,7 +44,7 @@ public struct ExplorationOptions: Sendable {
     public var seconds = Double.infinity
     public var seed: UInt64 = 1
     /// A schedule with more steps goes on with every thread in turn; if that does not end either, it is a livelock.
-    public var stepLimit = 4_000
+    public var stepLimit = 10_000
     /// The machine of the scenes: a small one, unless a program needs more.
     public var machine = MachineConfiguration.small
     /// Run this schedule only.
