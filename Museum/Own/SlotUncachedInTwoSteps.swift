@@ -12,7 +12,7 @@ extension Exhibit {
             the page instead of taking it. Nobody looks again when the count goes: the page and its slot stay for \
             ever. Fixed by one step for both.
             """,
-        kind: .leftover
+        kind: .leftover, isExhaustive: true
     ) { scene, version in
         let (space, cpu) = try scene.makeSpace(pages: 1)
         // A page that was shared once is not known to be its owner's alone, so a write asks the counts.
