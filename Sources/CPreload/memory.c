@@ -122,7 +122,9 @@ EXPORTED void *mmap64(void *address, size_t bytes, int protection, int flags, in
 
 EXPORTED int munmap(void *address, size_t bytes) {
     const void *caller = CALLER();
-    if (!cpreload_is_programs(caller) || !is_well_formed(address, bytes)) return (int)syscall(SYS_munmap, address, bytes);
+    if (!cpreload_is_programs(caller) || !is_well_formed(address, bytes)) {
+        return (int)syscall(SYS_munmap, address, bytes);
+    }
     cpreload_inside++;
     int error = hmm_preload_unmap((uintptr_t)address / PAGE, pages_of(bytes));
     cpreload_inside--;
