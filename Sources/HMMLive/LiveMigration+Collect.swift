@@ -115,8 +115,10 @@ extension LiveMigration {
     /// The word of a page after setup: what it is, and whether it may go.
     private func word(_ page: PageNumber, _ seen: LiveLook.Page) throws(HMMError) -> UInt64 {
         if seen.word.isAway { return awayWord(seen.word, index(of: page)) }
-        let isOrdinary = mapping.isPrivateMemory && !seen.isFile
-        if isOrdinary, seen.isHole || seen.isZero {
+        // What was written in a private mapping of a file is the process's own too. It cannot move: it becomes the
+        // device's in place.
+        let isOrdinary = mapping.isPrivate && !seen.isFile
+        if mapping.isPrivateMemory, !seen.isFile, seen.isHole || seen.isZero {
             guard request.select.contains(.system), !seen.word.isReturned else { return 0 }
             collectedCount += 1
             return MigrationWord.migrate
