@@ -122,7 +122,13 @@ int start_fault_thread(void) {
     int error = pthread_attr_init(&attributes);
     if (error) return -error;
     pthread_attr_setdetachstate(&attributes, PTHREAD_CREATE_DETACHED);
-    pthread_attr_setstacksize(&attributes, 256 << 10);
+    enum { STACK_BYTES = 256 << 10 };
+    void *stack = own_memory(STACK_BYTES);
+    if (!stack) {
+        pthread_attr_destroy(&attributes);
+        return -ENOMEM;
+    }
+    pthread_attr_setstack(&attributes, stack, STACK_BYTES);
     sigfillset(&all);
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);

@@ -84,6 +84,9 @@ static inline void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(cou
 
 static inline uint32_t this_thread(void) { return (uint32_t)kernel_call(SYS_gettid, 0, 0, 0, 0, 0, 0); }
 
+/// Memory of zeros that no mapping of the program is ever joined with: what the answer to a fault needs must not be
+/// registered, nor write-protected by a fork, together with memory beside it. NULL: there is none.
+void *own_memory(size_t bytes);
 /// Gives way while somebody else owns what is waited for: first the processor, then real time.
 void wait_turn(unsigned turn);
 void sleep_ns(uint64_t nanoseconds);

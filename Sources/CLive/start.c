@@ -24,9 +24,8 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     clive_set_fault_around(options->fault_around_pages);
     live.arena_page = (uint64_t)(uintptr_t)arena / PAGE_BYTES;
     live.arena_frames = arena_frames;
-    live.owners = mmap(NULL, arena_frames * 8, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1,
-                       0);
-    if (live.owners == MAP_FAILED) return -ENOMEM;
+    live.owners = own_memory(arena_frames * 8);
+    if (!live.owners) return -ENOMEM;
     int error = open_proc_files();
     if (!error) error = open_copies();
     if (!error) error = open_uffds();

@@ -20,15 +20,24 @@ void *const *clive_segment_bases(void) { return bases; }
 
 uint64_t clive_owner(uint32_t frame) { return owner_of(frame); }
 
+void *own_memory(size_t bytes) {
+    const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
+    // Without rights it is joined with nothing, and with the advice, which others do not have, it never will be.
+    void *p = mmap(NULL, bytes, PROT_NONE, flags, -1, 0);
+    if (p == MAP_FAILED) return NULL;
+    if (madvise(p, bytes, MADV_DONTDUMP) == 0 && mprotect(p, bytes, PROT_READ | PROT_WRITE) == 0) return p;
+    munmap(p, bytes);
+    return NULL;
+}
+
 static int make_segment(uint64_t index) {
     uint32_t number = __atomic_fetch_add(&segment_count, 1, __ATOMIC_RELAXED);
     if (number >= CLIVE_SEGMENTS) {
         __atomic_fetch_sub(&segment_count, 1, __ATOMIC_RELAXED);
         return -ENOSPC;
     }
-    int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-    struct segment *s = mmap(NULL, sizeof *s, PROT_READ | PROT_WRITE, flags, -1, 0);
-    if (s == MAP_FAILED) return -ENOMEM;
+    struct segment *s = own_memory(sizeof *s);
+    if (!s) return -ENOMEM;
     s->number = (int32_t)number;
     __atomic_store_n(&bases[number], (void *)(index * CLIVE_PAGES_OF_SEGMENT * PAGE_BYTES), __ATOMIC_RELEASE);
     struct segment *none = NULL;

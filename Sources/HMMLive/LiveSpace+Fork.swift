@@ -25,6 +25,7 @@ extension LiveSpace {
         deliverLocked()
         mmapLock.lockWrite()
         restoreAllExclusive()
+        bringHomeForChild()
         noteProtection()
         shareMappings()
         clive_before_fork()
@@ -52,6 +53,22 @@ extension LiveSpace {
                 guard owner != 0 else { continue }
                 bringHome(PageNumber(owner)..<PageNumber(owner + 1), .exclusive)
             }
+        }
+    }
+
+    /// A child reads zeros in pages that are away until its own faults are answered. What it uses before that, the stack
+    /// and what malloc gave, comes home first.
+    private func bringHomeForChild() {
+        var local: UInt8 = 0
+        let own = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
+        let places = withUnsafePointer(to: &local) { [UInt(bitPattern: $0), own] }
+            .map { PageNumber(containing: VirtualAddress(UInt64($0))) }
+        var page = PageNumber(0)
+        while let mapping = LiveMapping(endingAfter: page) {
+            page = mapping.pages.upperBound
+            let isNeeded = mapping.isStack || mapping.isHeap || places.contains(where: mapping.pages.contains)
+            guard isNeeded else { continue }
+            forEachAway(mapping.pages) { bringHome($0..<$0.advanced(by: 1), .clear) }
         }
     }
 

@@ -83,6 +83,7 @@ struct LiveMapping {
     let isHugetlb: Bool
     let isSpecial: Bool
     let isStack: Bool
+    let isHeap: Bool
 
     /// The mapping that contains the page or is the next behind it.
     init?(endingAfter page: PageNumber) {
@@ -95,6 +96,7 @@ struct LiveMapping {
         isHugetlb = vma.hugetlb
         isSpecial = vma.special
         isStack = vma.stack
+        isHeap = vma.heap
     }
 
     /// The mapping that contains the page.
