@@ -128,6 +128,7 @@ static size_t copy_single(int to_uffd, int from_uffd, uint64_t to, uint64_t from
 
 /// One page that did not move in a run, for the reason `error`: 1 if it went after all.
 static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t from, unsigned flags, int *error) {
+    bool is_own = false, was_refused = false;
     for (int attempt = 0; attempt < 8; attempt++) {
         int again = 0;
         switch (*error) {
@@ -137,13 +138,15 @@ static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t fr
             if (!(flags & TO_SLOT)) return 1;
             break;
         case EBUSY:
-            if (flags & TO_SLOT && attempt > 0) return 0;
+            if (flags & TO_SLOT && is_own) return 0;
+            is_own = true;
             if (!(flags & TO_SLOT) || !make_own(from_uffd, from))
                 return copy_single(to_uffd, from_uffd, to, from, flags, error);
             break;
         case EINVAL:
             // Rights that differ, or locked memory. For a run: more than one mapping.
-            if (attempt > 0) return copy_single(to_uffd, from_uffd, to, from, flags, error);
+            if (was_refused) return copy_single(to_uffd, from_uffd, to, from, flags, error);
+            was_refused = true;
             break;
         case ENOMEM:
             sleep_ns(1000000);
