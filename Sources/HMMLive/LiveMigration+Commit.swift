@@ -132,15 +132,7 @@ extension LiveMigration {
             // A hole is filled with the device's zeros, which are the CPU's.
             guard space.fill(page, write: fillsWritable) else { return false }
         }
-        guard let pointer = clive_word(page.raw), let home = try? liveFrame(page) else { return false }
-        let word = LiveWord.load(page)
-        guard !word.isAway, !word.isReturned, !word.isCoherent else { return false }
-        space.coherentPage(frame).pointee = page.raw
-        let new = word.raw | UInt64(CLIVE_COHERENT) | UInt64(frame.raw) << UInt64(CLIVE_FRAME_SHIFT)
-        guard clive_cas(pointer, word.raw, new) else {
-            space.coherentPage(frame).pointee = 0
-            return false
-        }
+        guard let home = try? liveFrame(page), space.count(page, to: frame) else { return false }
         // What mirrors are told is the page itself, so the frame has no part in the rest.
         frames.unlockFolio(frame)
         destination[index] = UInt64(home.raw) | HMMPageWord.valid

@@ -156,10 +156,7 @@ extension LiveSpace {
     /// The page is counted to no device any more.
     func dropCoherent(_ page: PageNumber) {
         let word = LiveWord.load(page)
-        guard word.isCoherent, let pointer = clive_word(page.raw) else { return }
-        guard clive_cas(pointer, word.raw, word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)) else { return }
-        coherentPage(word.frame).pointee = 0
-        machine.frames.put(word.frame)
+        if word.isCoherent { _ = dropCount(page, word.frame) }
     }
 
     /// Calls `body` for the parts of the range, at most 512 pages each, of which anything is known.

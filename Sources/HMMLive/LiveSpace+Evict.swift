@@ -66,17 +66,39 @@ extension LiveSpace: ForeignAddressSpace {
 
     /// The page is the device's no more; its bytes were at its address all the time. The folio is locked.
     func uncount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
-        let word = LiveWord.load(page)
-        guard word.isCoherent, word.frame == frame, let pointer = clive_word(page.raw) else { return false }
-        let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)
-        let isDone = telling(InvalidationRange(.clear, page..<page.advanced(by: 1))) {
-            clive_cas(pointer, word.raw, kept)
+        let isDone = telling(InvalidationRange(.clear, page..<page.advanced(by: 1))) { dropCount(page, frame) }
+        if isDone { machine.statistics.pagesToSystem.add() }
+        return isDone
+    }
+
+    /// Counts the page, which is at its address, to the frame. False: it is not there, or counted already.
+    func count(_ page: PageNumber, to frame: FrameNumber) -> Bool {
+        guard let pointer = clive_word(page.raw) else { return false }
+        coherentPage(frame).pointee = page.raw
+        while true {
+            let word = LiveWord.load(page)
+            guard word.isPlainlyHome else {
+                coherentPage(frame).pointee = 0
+                return false
+            }
+            let new = word.raw | UInt64(CLIVE_COHERENT) | UInt64(frame.raw) << UInt64(CLIVE_FRAME_SHIFT)
+            // A write that is let through at this moment has the word for itself: again, when it is done.
+            if clive_cas(pointer, word.raw, new) { return true }
         }
-        guard isDone else { return false }
-        coherentPage(frame).pointee = 0
-        machine.frames.put(frame)
-        machine.statistics.pagesToSystem.add()
-        return true
+    }
+
+    /// The page is counted to no device any more, and the frame is free. False: it was not counted to this one.
+    func dropCount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
+        guard let pointer = clive_word(page.raw) else { return false }
+        while true {
+            let word = LiveWord.load(page)
+            guard word.isCoherent, word.frame == frame else { return false }
+            let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)
+            guard clive_cas(pointer, word.raw, kept) else { continue }
+            coherentPage(frame).pointee = 0
+            machine.frames.put(frame)
+            return true
+        }
     }
 }
 

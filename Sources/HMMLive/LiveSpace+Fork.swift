@@ -56,8 +56,8 @@ extension LiveSpace {
         }
     }
 
-    /// A child reads zeros in pages that are away until its own faults are answered. What it uses before that, the stack
-    /// and what malloc gave, comes home first.
+    /// A child reads zeros in pages that are away until its own faults are answered. What it uses before that, the
+    /// stack and what malloc gave, comes home first.
     private func bringHomeForChild() {
         var local: UInt8 = 0
         let own = UInt(bitPattern: Unmanaged.passUnretained(self).toOpaque())
