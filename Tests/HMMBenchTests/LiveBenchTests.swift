@@ -3,8 +3,8 @@ import Testing
 
 @testable import hmm
 
-/// The rows themselves are measured by `.ci/run`, in a process of their own: a child that another test forks would share
-/// the pages that they move.
+/// The rows themselves are measured by `.ci/run`, in a process of their own: a child that another test forks would
+/// share the pages that they move.
 @Suite("hmm bench --live")
 struct LiveBenchTests {
     @Test("the tables have rows of their own")
