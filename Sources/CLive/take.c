@@ -95,10 +95,21 @@ static uint64_t keep_huge(const struct step *step, size_t first, size_t end) {
     return WORD_HUGE;
 }
 
-static size_t take_step(struct step *step, uint64_t bits) {
+/// The part of the stack that is in use, within its mapping: what lies beside that may go.
+static void find_stack(const struct step *step, uint64_t *first, uint64_t *last) {
     uint64_t here = (uint64_t)(uintptr_t)step;
-    uint64_t stack_first = (here - STACK_BELOW) / PAGE_BYTES;
-    uint64_t stack_last = (here + sizeof *step + STACK_ABOVE) / PAGE_BYTES;
+    *first = (here - STACK_BELOW) / PAGE_BYTES;
+    *last = (here + sizeof *step + STACK_ABOVE) / PAGE_BYTES;
+    if (step->page > *last || step->page + step->n <= *first) return;
+    struct clive_vma vma;
+    if (clive_vma_ending_after(here / PAGE_BYTES, &vma) || vma.start_page > here / PAGE_BYTES) return;
+    if (*first < vma.start_page) *first = vma.start_page;
+    if (*last >= vma.end_page) *last = vma.end_page - 1;
+}
+
+static size_t take_step(struct step *step, uint64_t bits) {
+    uint64_t stack_first, stack_last;
+    find_stack(step, &stack_first, &stack_last);
     size_t taken = 0;
     for (size_t i = 0; i < step->n;) {
         size_t end = own_run(step, i, bits, stack_first, stack_last);

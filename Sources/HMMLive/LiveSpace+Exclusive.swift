@@ -1,4 +1,5 @@
 import CLive
+import Glibc
 import HMM
 
 // Exclusive access: the page goes into a slot that belongs to no device's memory, where only devices reach it. A CPU
@@ -68,6 +69,9 @@ extension LiveSpace: ExclusiveGranter {
         }
     }
 
+    /// Attempts on a page that somebody holds.
+    private static let patience = 1_000
+
     /// The slot, its folio locked; nil when the page is somebody else's at the moment.
     private func takeExclusive(
         _ page: PageNumber, in mapping: LiveMapping, owner: NotifierOwner?
@@ -83,10 +87,17 @@ extension LiveSpace: ExclusiveGranter {
         let invalidation = Invalidation.begin(notifiers, InvalidationRange(.exclusive, pages, owner: owner))
         var number = frame.raw
         var result: UInt8 = 0
-        let taken = clive_take(page.raw, &number, 1, UInt64(CLIVE_EXCLUSIVE), &result)
+        var tries = 0
+        repeat {
+            if clive_take(page.raw, &number, 1, UInt64(CLIVE_EXCLUSIVE), &result) == 1 { break }
+            tries += 1
+            SyncThread.yield()
+        } while result == UInt8(EBUSY) && tries < Self.patience && !LiveWord.load(page).isCoherent
         invalidation.end()
-        if taken == 1 { return frame }
+        if result == 0 { return frame }
         exclusiveMemory.giveBack(frame)
+        // An I/O that holds the page may take for ever, and the caller's own stack does.
+        if tries == Self.patience { throw HMMError(.busy, "the page is pinned, or of the stack in use") }
         return nil
     }
 }

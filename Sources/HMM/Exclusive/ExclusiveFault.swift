@@ -6,7 +6,7 @@
 /// An address space whose pages a device can have for itself.
 public protocol ExclusiveGranting: DeviceAddressSpace {
     /// One attempt to make the page exclusive. Nil: it changed meanwhile, and the caller tries again. The mmap lock is
-    /// held. Errors: those of `AddressSpace.makeExclusive`.
+    /// held. Errors: those of `AddressSpace.makeExclusive`; on live memory also `.busy` for a page that is pinned.
     func attemptExclusive(_ page: PageNumber, owner: NotifierOwner) throws(HMMError) -> ExclusiveGrant?
 
     /// Takes pages exclusively in the way of 6.12 (see `AddressSpace.makeExclusiveBatch`). The mmap lock is held.
