@@ -1,5 +1,7 @@
 // The beginning, and what fork does to it.
+#define _GNU_SOURCE
 #include "internal.h"
+#include <link.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -9,6 +11,23 @@ void clive_set_fault_around(uint32_t pages) {
     uint32_t rounded = 1;
     while (rounded < 512 && rounded * 2 <= pages) rounded *= 2;
     __atomic_store_n(&live.fault_around, rounded, __ATOMIC_RELAXED);
+}
+
+/// The variables of this code are touched by the answer to a fault, as `own_memory` is: no mapping beside them may be
+/// joined with theirs, and be registered with them.
+static int keep_apart(struct dl_phdr_info *image, size_t size, void *argument) {
+    (void)size;
+    (void)argument;
+    for (int i = 0; i < image->dlpi_phnum; i++) {
+        const ElfW(Phdr) *part = &image->dlpi_phdr[i];
+        uintptr_t first = image->dlpi_addr + part->p_vaddr, end = first + part->p_memsz, here = (uintptr_t)&live;
+        if (part->p_type != PT_LOAD || !(part->p_flags & PF_W) || here < first || here >= end) continue;
+        first &= ~(uintptr_t)(PAGE_BYTES - 1);
+        end = (end + PAGE_BYTES - 1) & ~(uintptr_t)(PAGE_BYTES - 1);
+        madvise((void *)first, end - first, MADV_DONTDUMP);
+        return 1;
+    }
+    return 0;
 }
 
 static int start(void *arena, uint64_t arena_frames, const struct clive_options *options) {
@@ -24,6 +43,7 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     clive_set_fault_around(options->fault_around_pages);
     live.arena_page = (uint64_t)(uintptr_t)arena / PAGE_BYTES;
     live.arena_frames = arena_frames;
+    dl_iterate_phdr(keep_apart, NULL);
     live.owners = own_memory(arena_frames * 8);
     if (!live.owners) return -ENOMEM;
     int error = open_proc_files();
