@@ -227,7 +227,7 @@ int clive_bring(uint64_t page, size_t count, uint8_t *result, uint32_t *frames) 
         uint64_t mask = block_signals();
         brought += (int)bring_step(&step);
         restore_signals(mask);
-        memcpy(&result[done], step.result, step.n);
+        if (result) memcpy(&result[done], step.result, step.n);
         for (size_t i = 0; frames && i < step.n; i++) frames[done + i] = step.result[i] == 0 ? step.frames[i] : 0;
     }
     return brought;
@@ -316,11 +316,6 @@ bool clive_settle(uint64_t page, uint32_t frame) {
     set_owner(frame, 0);
     if (w & WORD_COPIED) drop_pages(slot_page(frame), 1);
     return true;
-}
-
-void clive_discard_slots(uint32_t frame, uint32_t count) {
-    for (uint32_t i = 0; i < count; i++) set_owner(frame + i, 0);
-    drop_pages(slot_page(frame), count);
 }
 
 #pragma clang attribute pop

@@ -62,14 +62,13 @@ extension LiveMigration {
     /// Pages of memory in which nothing was ever write-protected: whoever is present may be written, so only holes have
     /// to be told apart, and what cannot move is found out when it is moved.
     private func collectPlain(_ part: PageRange) throws(HMMError) {
-        try HMMError.check(
-            clive_make_segments(part.lowerBound.raw, 1), "too many parts of the address space are in use")
+        // This makes the segment, if it is new.
+        let frame = UInt64(try liveFrame(part.lowerBound).raw)
         guard let words = clive_word(part.lowerBound.raw) else { return }
         let isSystemSelected = request.select.contains(.system)
         let going = isSystemSelected ? MigrationWord.migrate : 0
         let held = HMMPageWord.valid | HMMPageWord.write | (isSystemSelected ? going | MigrationWord.held : 0)
         let first = index(of: part.lowerBound)
-        let frame = UInt64(try liveFrame(part.lowerBound).raw)
         let out = source + first
         var special: [Int] = []
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: part.pageCount) { residence in

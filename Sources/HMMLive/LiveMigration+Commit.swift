@@ -40,13 +40,11 @@ extension LiveMigration {
         // A page that is counted where it is has nothing to be brought.
         let hasInPlace = run.contains { MigrationWord.frame(source[$0]).isLive }
         if hasInPlace { return leaveInPlace(run) }
-        withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
-            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { emptied in
-                // A CPU or another device may come first: what came tells which slots are empty now.
-                clive_bring(page(run.lowerBound).raw, run.count, results.baseAddress!, emptied.baseAddress!)
-                for offset in 0..<run.count where emptied[offset] == 0 { refuse(run.lowerBound + offset) }
-                noteLeft(space.giveBack(slots: emptied))
-            }
+        withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { emptied in
+            // A CPU or another device may come first: what came tells which slots are empty now.
+            clive_bring(page(run.lowerBound).raw, run.count, nil, emptied.baseAddress!)
+            for offset in 0..<run.count where emptied[offset] == 0 { refuse(run.lowerBound + offset) }
+            noteLeft(space.giveBack(slots: emptied))
         }
     }
 
@@ -54,17 +52,19 @@ extension LiveMigration {
     private func leaveInPlace(_ run: Range<Int>) {
         var moved = 0
         for index in run {
-            var result: UInt8 = 0
-            var emptied: UInt32 = 0
-            if MigrationWord.frame(source[index]).isLive {
-                if space.uncount(page(index), FrameNumber(slots[index])) { moved += 1 } else { refuse(index) }
-                continue
-            }
-            clive_bring(page(index).raw, 1, &result, &emptied)
-            if emptied == 0 { refuse(index) } else { space.giveBack(slot: FrameNumber(emptied)) }
-            moved += emptied == 0 ? 0 : 1
+            let isGone =
+                MigrationWord.frame(source[index]).isLive
+                ? space.uncount(page(index), FrameNumber(slots[index])) : bring(page(index))
+            if isGone { moved += 1 } else { refuse(index) }
         }
         noteLeft(moved)
+    }
+
+    private func bring(_ page: PageNumber) -> Bool {
+        var emptied: UInt32 = 0
+        clive_bring(page.raw, 1, nil, &emptied)
+        if emptied != 0 { space.giveBack(slot: FrameNumber(emptied)) }
+        return emptied != 0
     }
 
     private func noteLeft(_ moved: Int) {

@@ -27,7 +27,8 @@ final class LiveMigration: MigrationEngine {
     var filledHoleCount = 0
     /// The kernel moves whole huge pages where it can, and splits them where it must.
     var refusedUnits: Bool { false }
-    var copyFailures = 0
+    /// A kernel that moves pages does not lose them on the way.
+    var copyFailures: Int { 0 }
     var missingDestinations = 0
     /// Where pages go that have no destination in a device: home.
     var isBoundForHome = false
@@ -125,7 +126,7 @@ final class LiveMigration: MigrationEngine {
                 _ = space.evictLeastRecentlyUsed(of: memory, count: wanted - count)
                 count += memory.allocateSingles(wanted - count, into: new.baseAddress! + count)
             }
-            sortForRuns(UnsafeMutableBufferPointer(rebasing: new[0..<count]))
+            UnsafeMutableBufferPointer(rebasing: new[0..<count]).sortByNumber()
             var used = 0
             for index in 0..<pages.pageCount where used < count && wantsSlot(index, memory) {
                 destination[index] = UInt64(new[used].raw) | HMMPageWord.valid
@@ -155,16 +156,6 @@ final class LiveMigration: MigrationEngine {
     private func wantsSlot(_ index: Int, _ memory: DeviceMemory) -> Bool {
         guard source[index] & MigrationWord.migrate != 0, destination[index] == 0 else { return false }
         return slots[index] == 0 || !memory.contains(FrameNumber(slots[index]))
-    }
-
-    /// Neighbours go with one call of the kernel. Frames that were freed together come back in reverse.
-    private func sortForRuns(_ frames: UnsafeMutableBufferPointer<FrameNumber>) {
-        guard frames.count > 1 else { return }
-        var new = frames
-        if new[0] > new[new.count - 1] { new.reverse() }
-        var isSorted = true
-        for index in 1..<new.count where new[index] < new[index - 1] { isSorted = false }
-        if !isSorted { new.sort() }
     }
 
     // MARK: Finish

@@ -30,19 +30,7 @@ extension LiveSpace: ForeignAddressSpace {
 
     /// Brings pages home that their device has not used for longest. The mmap lock is held. Answers how many came.
     func evictLeastRecentlyUsed(of memory: DeviceMemory, count: Int) -> Int {
-        var freed = 0
-        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: 64) { batch in
-            // A device in full use answers the same pages again and again, if none can go.
-            var misses = 0
-            while freed < count, misses < 4 {
-                let found = memory.leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
-                if found == 0 { break }
-                let before = freed
-                for index in 0..<found { freed += evict(batch[index]) }
-                misses = freed == before ? misses + 1 : 0
-            }
-        }
-        return freed
+        memory.giveUpLeastRecentlyUsed(count) { evict($0) }
     }
 
     /// One page, if nobody has its folio locked.
@@ -93,7 +81,7 @@ extension LiveSpace: ForeignAddressSpace {
         while true {
             let word = LiveWord.load(page)
             guard word.isCoherent, word.frame == frame else { return false }
-            let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS)
+            let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | LiveWord.frameBits)
             guard clive_cas(pointer, word.raw, kept) else { continue }
             coherentPage(frame).pointee = 0
             machine.frames.put(frame)
@@ -101,6 +89,3 @@ extension LiveSpace: ForeignAddressSpace {
         }
     }
 }
-
-/// The bits of a word that name its frame; the header has them as an expression that Swift does not import.
-let CLIVE_FRAME_BITS: UInt64 = 0xffff_ffff << UInt64(CLIVE_FRAME_SHIFT)

@@ -114,17 +114,15 @@ extension LiveSpace {
 
     private func bringHome(_ pages: PageRange, holding held: FrameNumber) -> Int {
         let count = pages.pageCount
-        return withUnsafeTemporaryAllocation(of: UInt8.self, capacity: count) { results in
-            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: count) { slots in
-                clive_bring(pages.lowerBound.raw, count, results.baseAddress!, slots.baseAddress!)
-                var moved = 0
-                for slot in slots where slot != 0 {
-                    giveBack(slot: FrameNumber(slot), isHeld: slot == held.raw)
-                    moved += 1
-                }
-                machine.statistics.pagesToSystem.add(UInt64(moved))
-                return moved
+        return withUnsafeTemporaryAllocation(of: UInt32.self, capacity: count) { slots in
+            clive_bring(pages.lowerBound.raw, count, nil, slots.baseAddress!)
+            var moved = 0
+            for slot in slots where slot != 0 {
+                giveBack(slot: FrameNumber(slot), isHeld: slot == held.raw)
+                moved += 1
             }
+            machine.statistics.pagesToSystem.add(UInt64(moved))
+            return moved
         }
     }
 }

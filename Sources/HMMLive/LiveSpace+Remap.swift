@@ -93,7 +93,7 @@ extension LiveSpace {
                 guard word.isCoherent, let from = clive_word(page.raw) else { continue }
                 let target = start.advanced(by: old.lowerBound.distance(to: page))
                 guard let to = clive_word(target.raw) else { continue }
-                let bits = UInt64(CLIVE_COHERENT) | CLIVE_FRAME_BITS
+                let bits = UInt64(CLIVE_COHERENT) | LiveWord.frameBits
                 coherentPage(word.frame).pointee = target.raw
                 _ = clive_cas(to, clive_load(to), clive_load(to) & ~bits | word.raw & bits)
                 _ = clive_cas(from, word.raw, word.raw & ~bits)

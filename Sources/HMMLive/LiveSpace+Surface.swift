@@ -40,7 +40,7 @@ extension LiveSpace: MigratingAddressSpace {
             return .device(owner: memory.owner, memory.kind)
         }
         var flags: UInt8 = 0
-        guard clive_look(page.raw, 1, &flags) == 0 else { return .system }
+        guard clive_look_quickly(page.raw, 1, &flags) == 0 else { return .system }
         return flags & UInt8(CLIVE_ZERO) != 0 ? .zeroPage : .system
     }
 
@@ -49,9 +49,7 @@ extension LiveSpace: MigratingAddressSpace {
     }
 
     public func noteDeviceFault(rounds: Int, entries: Int) {
-        machine.statistics.deviceFaults.add()
-        machine.statistics.retries.add(UInt64(rounds - 1))
-        machine.statistics.mirrorEntries.add(UInt64(entries))
+        machine.statistics.noteDeviceFault(rounds: rounds, entries: entries)
     }
 
     // MARK: Frames of the process
@@ -143,6 +141,8 @@ struct LiveWord {
     private var state: UInt32 { clive_state_of(raw) }
     /// At its address, and nothing else to be known of it.
     var isPlainlyHome: Bool { raw & Self.knowledge == UInt64(CLIVE_HOME) }
+    /// The bits that name the frame; the header has them as an expression that Swift does not import.
+    static let frameBits: UInt64 = 0xffff_ffff << UInt64(CLIVE_FRAME_SHIFT)
     private static let knowledge = UInt64(CLIVE_STATE) | UInt64(CLIVE_COHERENT)
     /// Its bytes are in a slot.
     var isAway: Bool { state == UInt32(CLIVE_AWAY) }

@@ -168,15 +168,13 @@ int clive_take(uint64_t page, const uint32_t *_Nonnull frames, size_t count, uin
 /// AWAY or RETURNED → HOME. Mirrors were told before. `frames`, if not NULL, gets the frame of each page that came, 0
 /// for the others: the caller's to free.
 /// Errors of a page: ENOENT not away, ENXIO no longer registered, ENOMEM. Answers the number of pages that came.
-int clive_bring(uint64_t page, size_t count, uint8_t *_Nonnull result, uint32_t *_Nullable frames);
+int clive_bring(uint64_t page, size_t count, uint8_t *_Nullable result, uint32_t *_Nullable frames);
 /// AWAY or RETURNED → HOME with the bytes in the slot thrown away: for memory that is unmapped or discarded. `frames`,
 /// if not NULL, gets the frame of each page, 0 where there was none.
 void clive_forget(uint64_t page, size_t count, uint32_t *_Nullable frames);
 /// Pages that are AWAY or RETURNED belong to `to` + i from now on: for mremap, before the new address is touched. The
 /// words of `to` must be HOME, and its segments are made.
 int clive_relocate(uint64_t from, uint64_t to, size_t count);
-/// Gives the bytes of slots back and clears their owners.
-void clive_discard_slots(uint32_t frame, uint32_t count);
 
 // MARK: Returns: what mirrors have to be told
 

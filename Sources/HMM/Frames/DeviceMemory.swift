@@ -206,6 +206,24 @@ public final class DeviceMemory: @unchecked Sendable {
         return found
     }
 
+    /// Has folios that were not used for longest given up, until about `count` frames are free. `evict` answers how
+    /// many its folio freed. Answers how many became free.
+    package func giveUpLeastRecentlyUsed(_ count: Int, _ evict: (FrameNumber) -> Int) -> Int {
+        var freed = 0
+        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: 64) { batch in
+            // A device in full use answers the same folios again and again, if none can go.
+            var misses = 0
+            while freed < count, misses < 4 {
+                let found = leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
+                let before = freed
+                for i in 0..<found { freed += evict(batch[i]) }
+                if found == 0 { break }
+                misses = freed == before ? misses + 1 : 0
+            }
+        }
+        return freed
+    }
+
     // MARK: Going away
 
     /// Waits until nobody else gives all memory back: two at a time would keep each other from it, each by the

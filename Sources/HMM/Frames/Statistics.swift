@@ -71,6 +71,13 @@ public final class Statistics: @unchecked Sendable {
         tlbFlushes = Counter(cells + 11)
     }
 
+    /// A device fault that took so many rounds.
+    package func noteDeviceFault(rounds: Int, entries: Int) {
+        deviceFaults.add()
+        retries.add(UInt64(rounds - 1))
+        mirrorEntries.add(UInt64(entries))
+    }
+
     /// All counters start again. Nobody else counts.
     func recycle() {
         for i in 0..<ThreadStripe.count * Self.counterLimit { cells[i].store(0, ordering: .relaxed) }

@@ -76,19 +76,7 @@ extension Machine {
     /// Moves pages to system memory that their device has not used for longest, until about `count` frames are free.
     /// Answers how many became free; those that others hold or that have no place to go are passed over.
     public func evictLeastRecentlyUsed(of memory: DeviceMemory, count: Int) -> Int {
-        var freed = 0
-        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: 64) { batch in
-            // A device in full use answers the same folios again and again, if none can go.
-            var misses = 0
-            while freed < count, misses < 4 {
-                let found = memory.leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
-                let before = freed
-                for i in 0..<found { freed += evictWhole(batch[i]) }
-                if found == 0 { break }
-                misses = freed == before ? misses + 1 : 0
-            }
-        }
-        return freed
+        memory.giveUpLeastRecentlyUsed(count) { evictWhole($0) }
     }
 
     /// Evicts one folio, in pieces if need be. Answers the frames that became free.

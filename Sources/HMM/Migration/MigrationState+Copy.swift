@@ -35,7 +35,7 @@ extension MigrationState {
                     count += allocateSingles(wanted - count, into: new.baseAddress! + count, from: memory)
                 }
                 let destinations = UnsafeMutableBufferPointer(rebasing: new[0..<count])
-                Self.sortForCopy(destinations)
+                destinations.sortByNumber()
                 index = copySingles(from: index, UnsafeBufferPointer(destinations), to: memory, &route)
                 if count < wanted {
                     missingDestinations += countRest(from: index, to: memory)
@@ -43,17 +43,6 @@ extension MigrationState {
                 }
             }
         }
-    }
-
-    /// Neighbours in memory are copied one after the other, which is twice as fast as jumping about. Frames that were
-    /// freed together come back in reverse.
-    private static func sortForCopy(_ frames: UnsafeMutableBufferPointer<FrameNumber>) {
-        guard frames.count > 1 else { return }
-        var new = frames
-        if new[0] > new[new.count - 1] { new.reverse() }
-        var isSorted = true
-        for i in 1..<new.count where new[i] < new[i - 1] { isSorted = false }
-        if !isSorted { new.sort() }
     }
 
     private func allocateSingles(

@@ -144,8 +144,6 @@ extension AddressSpace: DeviceAddressSpace {
     public func generation(of frame: FrameNumber) -> UInt32 { frames.generation(of: frame) }
 
     public func noteDeviceFault(rounds: Int, entries: Int) {
-        machine.statistics.deviceFaults.add()
-        machine.statistics.retries.add(UInt64(rounds - 1))
-        machine.statistics.mirrorEntries.add(UInt64(entries))
+        machine.statistics.noteDeviceFault(rounds: rounds, entries: entries)
     }
 }
