@@ -27,6 +27,24 @@ enum FineSteps {
             frames.put(frame)
             return "\(order.now) \(counts.now)"
         },
+        // Who only looks whether a folio is locked sees every owner.
+        SmallRace(name: "a folio lock that is looked at without a reference") { scene in
+            let (frames, count, seen) = (scene.machine.frames, SharedWord(), SharedWord())
+            let frame = frames.allocateFolio()!
+            scene.thread("owns") {
+                frames.lockFolio(frame)
+                count.store(frames.refCount(frame))
+                frames.unlockFolio(frame)
+                if frames.tryLockFolio(frame) { frames.unlockFolio(frame) }
+            }
+            scene.thread("looks") {
+                for _ in 0..<2 { seen.store(seen.now * 10 + (frames.looksLocked(frame) ? 1 : 2)) }
+                if frames.tryGet(frame) { frames.put(frame) }
+            }
+            scene.join()
+            frames.put(frame)
+            return "\(count.now) \(seen.now)"
+        },
         // Until it is thawed, nobody gets a reference.
         SmallRace(name: "a folio that is frozen and thawed") { scene in
             let (frames, got, mark) = (scene.machine.frames, SharedWord(), SharedWord())

@@ -70,6 +70,14 @@ extension FrameTable {
         if flags & FrameFlags.dropWanted != 0 { swapCacheDropper?.dropIfUnused(head) }
     }
 
+    /// Whether somebody has the folio locked that the frame belongs to at this moment. For who has no reference: it may
+    /// be another one when the caller comes to it.
+    func looksLocked(_ frame: FrameNumber) -> Bool {
+        let head = head(of: frame)
+        schedulingPoint(.load, on: lockKey(head))
+        return isLocked(head)
+    }
+
     package func isLocked(_ head: FrameNumber) -> Bool { hasFlags(head, FrameFlags.locked) }
 
     /// Sleeps until the lock of this folio is dropped once, or `entry` no longer holds `value`, without holding a

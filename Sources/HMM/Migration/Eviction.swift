@@ -24,6 +24,8 @@ extension Machine {
 
     /// Moves the folio that contains the frame to system memory, if it can be had without waiting.
     func evict(_ frame: FrameNumber) -> EvictionOutcome {
+        // A reference would make those fail who have the folio locked and count.
+        guard !frames.looksLocked(frame) else { return .locked }
         guard frames.tryGet(frame) else { return .free }
         let head = frames.head(of: frame)
         guard frames.tryLockFolio(head) else {
