@@ -280,6 +280,24 @@ int clive_zero(uint64_t page, size_t count) {
     return 0;
 }
 
+int clive_zero_own(uint64_t page) {
+    int uffd = uffd_of(page);
+    uint64_t *word = word_of(page);
+    if (uffd < 0 || !word) return -ENXIO;
+    touch_stack();
+    uint64_t mask = block_signals(), w = own_word(word);
+    uint8_t seen = 0;
+    bool was_present;
+    long result = 0;
+    if (clive_state_of(w) != CLIVE_AWAY) {
+        if (clive_look_quickly(page, 1, &seen) == 0 && seen & CLIVE_ZERO) drop_pages(page, 1);
+        result = fill_with_zeros(uffd, page, true, &was_present);
+    }
+    clive_store(word, w);
+    restore_signals(mask);
+    return (int)result;
+}
+
 int clive_relocate(uint64_t from, uint64_t to, size_t count) {
     for (size_t i = 0; i < count; i++) {
         uint64_t *source = word_of(from + i), *destination = word_of(to + i);

@@ -117,7 +117,7 @@ extension LiveMigration {
         // What was written in a private mapping of a file is the process's own too. It cannot move: it becomes the
         // device's in place.
         let isOrdinary = mapping.isPrivate && !seen.isFile
-        if mapping.isPrivateMemory, !seen.isFile, seen.isHole || seen.isZero {
+        if mapping.isPrivateMemory, !seen.isFile, seen.isHole || seen.isZero, !seen.word.isCoherent {
             guard request.select.contains(.system), !seen.word.isReturned else { return 0 }
             collectedCount += 1
             return MigrationWord.migrate

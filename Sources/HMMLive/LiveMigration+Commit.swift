@@ -48,26 +48,14 @@ extension LiveMigration {
         }
     }
 
-    /// Page by page: some are in slots, some are counted where they are.
-    private func leaveInPlace(_ run: Range<Int>) {
-        var moved = 0
-        for index in run {
-            let isGone =
-                MigrationWord.frame(source[index]).isLive
-                ? space.uncount(page(index), FrameNumber(slots[index])) : bring(page(index))
-            if isGone { moved += 1 } else { refuse(index) }
-        }
-        noteLeft(moved)
-    }
-
-    private func bring(_ page: PageNumber) -> Bool {
+    func bring(_ page: PageNumber) -> Bool {
         var emptied: UInt32 = 0
         clive_bring(page.raw, 1, nil, &emptied)
         if emptied != 0 { space.giveBack(slot: FrameNumber(emptied)) }
         return emptied != 0
     }
 
-    private func noteLeft(_ moved: Int) {
+    func noteLeft(_ moved: Int) {
         guard isBoundForHome else { return }
         movedCount += moved
         space.machine.statistics.pagesToSystem.add(UInt64(moved))
@@ -99,11 +87,11 @@ extension LiveMigration {
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
             withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { targets in
                 for index in run { targets[index - run.lowerBound] = MigrationWord.frame(destination[index]).raw }
-                let isCoherent = !isMovable || frames.deviceMemory(of: FrameNumber(targets[0]))?.kind == .coherent
-                let first = page(run.lowerBound)
-                if isCoherent {
-                    for index in run { results[index - run.lowerBound] = countIn(index) ? 0 : UInt8(EBUSY) }
+                let memory = frames.deviceMemory(of: FrameNumber(targets[0]))
+                if !isMovable || memory?.kind == .coherent {
+                    enterInPlace(run, memory, results)
                 } else {
+                    let first = page(run.lowerBound)
                     _ = clive_take(first.raw, targets.baseAddress!, run.count, bits, results.baseAddress!)
                 }
                 noteEntered(run, results)
@@ -122,20 +110,5 @@ extension LiveMigration {
             if source[index] & MigrationWord.held == 0 { filledHoleCount += 1 } else { movedCount += 1 }
         }
         space.machine.statistics.pagesToDevice.add(UInt64(entered))
-    }
-
-    /// A page of device-coherent memory stays at its address: the CPU can address it there.
-    private func countIn(_ index: Int) -> Bool {
-        let page = page(index)
-        let frame = MigrationWord.frame(destination[index])
-        if source[index] & MigrationWord.held == 0 {
-            // A hole is filled with the device's zeros, which are the CPU's.
-            guard space.fill(page, write: fillsWritable) else { return false }
-        }
-        guard let home = try? liveFrame(page), space.count(page, to: frame) else { return false }
-        // What mirrors are told is the page itself, so the frame has no part in the rest.
-        frames.unlockFolio(frame)
-        destination[index] = UInt64(home.raw) | HMMPageWord.valid
-        return true
     }
 }

@@ -30,6 +30,8 @@ final class LiveMigration: MigrationEngine {
     /// A kernel that moves pages does not lose them on the way.
     var copyFailures: Int { 0 }
     var missingDestinations = 0
+    /// A device that is full gives up what it has not used for longest.
+    var isEvicting = false
     /// Where pages go that have no destination in a device: home.
     var isBoundForHome = false
     /// Pages can be taken out of the mapping. Private pages of a file mapping cannot: userfaultfd does not answer for
@@ -106,6 +108,7 @@ final class LiveMigration: MigrationEngine {
     }
 
     func copy(to memory: DeviceMemory?, evicting: Bool) {
+        isEvicting = evicting
         if let memory { bindForDevice(memory, evicting: evicting) } else { bindForHome() }
     }
 

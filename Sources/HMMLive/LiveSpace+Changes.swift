@@ -153,10 +153,13 @@ extension LiveSpace {
         _ = clive_unregister(pages.lowerBound.raw, UInt64(pages.pageCount))
     }
 
-    /// The page is counted to no device any more.
-    func dropCoherent(_ page: PageNumber) {
+    /// The page is counted to no device any more. Answers whether it may lie on the node of device-coherent memory.
+    @discardableResult
+    func dropCoherent(_ page: PageNumber) -> Bool {
         let word = LiveWord.load(page)
-        if word.isCoherent { _ = dropCount(page, word.frame) }
+        guard word.isCoherent else { return false }
+        let isOnNode = isOnNode(word.frame)
+        return dropCount(page, word.frame) && isOnNode
     }
 
     /// Calls `body` for the parts of the range, at most 512 pages each, of which anything is known.

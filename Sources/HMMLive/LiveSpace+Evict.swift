@@ -1,4 +1,5 @@
 import CLive
+import Glibc
 import HMM
 
 // Device memory is given up without asking for addresses: a slot knows its page.
@@ -23,7 +24,11 @@ extension LiveSpace: ForeignAddressSpace {
         defer { mmapLock.unlockRead() }
         var moved = 0
         for range in memory.chunkRanges {
-            for offset in 0..<range.count { moved += evict(range.first + offset) }
+            for start in stride(from: 0, to: range.count, by: LiveLook.limit) {
+                let part = start..<min(start + LiveLook.limit, range.count)
+                let home = bringHomeFromNode(part.map { coherentPage(range.first + $0).pointee }.filter { $0 != 0 })
+                for offset in part { moved += evict(range.first + offset, home: home) }
+            }
         }
         return moved
     }
@@ -34,7 +39,9 @@ extension LiveSpace: ForeignAddressSpace {
     }
 
     /// One page, if nobody has its folio locked.
-    private func evict(_ frame: FrameNumber) -> Int {
+    ///
+    /// - Parameter home: pages that have left the node of device-coherent memory.
+    private func evict(_ frame: FrameNumber, home: Set<UInt64> = []) -> Int {
         let frames = machine.frames
         guard let page = page(of: frame), frames.tryGet(frame) else { return 0 }
         guard frames.tryLockFolio(frame) else {
@@ -48,16 +55,40 @@ extension LiveSpace: ForeignAddressSpace {
         let pages = page..<page.advanced(by: 1)
         let word = LiveWord.load(page)
         guard word.frame == frame else { return 0 }
-        if word.isCoherent { return uncount(page, frame) ? 1 : 0 }
+        if word.isCoherent { return uncount(page, frame, isHome: home.contains(page.raw)) ? 1 : 0 }
         return bringHome(pages, .clear, holding: frame)
     }
 
-    /// The page is the device's no more; its bytes were at its address all the time. The folio is locked.
-    func uncount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
-        let isDone = telling(InvalidationRange(.clear, page..<page.advanced(by: 1))) { dropCount(page, frame) }
+    /// The page is the device's no more; its bytes were at its address all the time. The folio is locked. False: it is
+    /// not, or it cannot leave the node.
+    ///
+    /// - Parameter isHome: it has left the node of device-coherent memory already.
+    func uncount(_ page: PageNumber, _ frame: FrameNumber, isHome: Bool = false) -> Bool {
+        let isDone = telling(InvalidationRange(.clear, page..<page.advanced(by: 1))) {
+            let leaves = isHome || !isOnNode(frame) || !bringHomeFromNode([page.raw]).isEmpty
+            return leaves && dropCount(page, frame)
+        }
         if isDone { machine.statistics.pagesToSystem.add() }
         return isDone
     }
+
+    // MARK: Nodes
+
+    /// Whether the pages of the frame's memory lie on a node of their own.
+    func isOnNode(_ frame: FrameNumber) -> Bool {
+        memoryNodes != nil && machine.frames.deviceMemory(of: frame)?.kind == .coherent
+    }
+
+    /// Moves pages from the node of device-coherent memory to one of the processors'. Answers those that are on none of
+    /// the device's any more, and those that the kernel does not move: the page of zeros, what another process shares.
+    func bringHomeFromNode(_ pages: [UInt64]) -> Set<UInt64> {
+        guard let memoryNodes, !pages.isEmpty else { return [] }
+        var results = [UInt8](repeating: 0, count: pages.count)
+        memoryNodes.bringHome(pages, &results)
+        return Set(zip(pages, results).filter { $1 != UInt8(EBUSY) && $1 != UInt8(ENOMEM) }.map(\.0))
+    }
+
+    // MARK: Counts
 
     /// Counts the page, which is at its address, to the frame. False: it is not there, or counted already.
     func count(_ page: PageNumber, to frame: FrameNumber) -> Bool {

@@ -83,7 +83,7 @@ extension LiveSpace: ExclusiveGranter {
         }
         // Of device-coherent memory it is taken first: CPUs reach that.
         let word = LiveWord.load(page)
-        if word.isCoherent { _ = uncount(page, word.frame) }
+        if word.isCoherent { _ = uncount(page, word.frame, isHome: true) }
         let invalidation = Invalidation.begin(notifiers, InvalidationRange(.exclusive, pages, owner: owner))
         var number = frame.raw
         var result: UInt8 = 0

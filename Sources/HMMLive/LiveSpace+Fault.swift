@@ -35,7 +35,8 @@ extension LiveSpace {
     /// it cannot be had.
     func fill(_ page: PageNumber, write: Bool) -> Bool {
         if clive_registered(page.raw) >= 0 {
-            _ = clive_zero(page.raw, 1)
+            // In memory that may not be written only this makes a page that is a process's own.
+            _ = write ? clive_zero(page.raw, 1) : clive_zero_own(page.raw)
             _ = clive_write_protect(page.raw, 1, false)
         }
         return clive_populate(page.raw, 1, write) == 0

@@ -66,7 +66,7 @@ extension LiveSpace {
         Invalidation.begin(notifiers, InvalidationRange(event, pages, owner: owner)).end()
         if event == .clear {
             // What was written after a fork is a page of the process's own, which the kernel took from the system.
-            for page in pages { dropCoherent(page) }
+            _ = bringHomeFromNode(pages.filter { dropCoherent($0) }.map(\.raw))
             return
         }
         var settled = 0

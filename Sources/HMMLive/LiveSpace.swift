@@ -30,6 +30,8 @@ public final class LiveSpace: @unchecked Sendable {
         /// The page of zeros that all share, read but never written, goes to a device as a hole does and comes home as
         /// a page of its own, as with a kernel. To tell it apart takes a look at the page tables before each move.
         public var tellsZeroPages = false
+        /// Where the pages of device-coherent memory lie.
+        public var coherentNode = CoherentNode.automatic
         /// Where faults of memory are answered that was adopted without saying where.
         public var defaultFaults = FaultPath.automatic
 
@@ -53,6 +55,8 @@ public final class LiveSpace: @unchecked Sendable {
     /// The machine whose devices work on this process: `DmirrorDevice(machine:)`, `SoftwareDeviceMemory(on:)`.
     public let machine: Machine
     public let notifiers = MMUNotifiers()
+    /// Nil: device-coherent memory is ordinary memory, and only counted.
+    let memoryNodes: MemoryNodes?
     /// The slots of pages that are exclusive to a device.
     let exclusiveMemory: DeviceMemory
     /// Held for reading by drivers, for writing by whoever changes mappings or tells mirrors of returns.
@@ -100,6 +104,7 @@ public final class LiveSpace: @unchecked Sendable {
             configuration.faultAroundPages & (configuration.faultAroundPages - 1) == 0
         else { throw HMMError(.invalidArgument, "a fault brings home a power of 2 of pages, at most 512") }
         self.configuration = configuration
+        memoryNodes = try MemoryNodes(configuration.coherentNode)
         machine = try Machine(Self.machineConfiguration(configuration))
         exclusiveMemory = DeviceMemory(
             kind: .private, owner: .max, limitBytes: configuration.deviceMemoryBytes, frames: machine.frames)
@@ -114,6 +119,9 @@ public final class LiveSpace: @unchecked Sendable {
         installForkHandlers()
         startDeliveryThread()
     }
+
+    /// The node of memory on which pages of device-coherent memory lie; nil: they stay where they are.
+    public var coherentNode: Int? { memoryNodes.map { Int($0.coherent) } }
 
     /// Only the device memory of the machine is used.
     private static func machineConfiguration(_ live: Configuration) -> MachineConfiguration {

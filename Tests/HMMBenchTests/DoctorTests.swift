@@ -50,7 +50,7 @@ struct DoctorTests {
         #expect(report.findings.allSatisfy { $0.verdict == .yes || $0.verdict == .info })
         #expect(report.text.contains("16, of which 9 are free"))
         let node = try #require(report.findings.first { $0.name == "NUMA node 1" })
-        #expect(node.text == "2 GiB, 1 GiB free, without processors: can be device-coherent memory")
+        #expect(node.text == "2 GiB, 1 GiB free, without processors: the device-coherent memory")
     }
 
     @Test("a kernel of old is enough, and what is done instead is said")

@@ -238,6 +238,21 @@ int clive_populate(uint64_t page, size_t count, bool write);
 int clive_write_protect(uint64_t page, size_t count, bool on);
 /// Zero pages where nothing is present, but for pages that are AWAY.
 int clive_zero(uint64_t page, size_t count);
+/// A page of zeros of its own where nothing is present, or the one that all share, whatever rights the mapping has. For
+/// memory that nobody may write meanwhile. -ENXIO: not registered.
+int clive_zero_own(uint64_t page);
+
+// MARK: Nodes of memory
+
+/// Moves pages, in any order, to a node: they keep their addresses. `result[i]` is 0 where the page is there now, or
+/// an errno: EBUSY pinned, EACCES shared with another process (and not permitted), ENOMEM the node is full, ENOENT
+/// nothing is there, EFAULT not of this kind (the page of zeros, or nothing mapped). Answers how many are there, or a
+/// negative errno where none can be: ENODEV, EACCES, ENOSYS.
+int clive_move_to_node(const uint64_t *_Nonnull pages, size_t count, int node, uint8_t *_Nonnull result);
+/// The node of each page, or as a negative errno why it has none.
+int clive_nodes(const uint64_t *_Nonnull pages, size_t count, int *_Nonnull nodes);
+/// The node of the processor that runs this, or a negative errno.
+int clive_this_node(void);
 
 // The calls themselves, past the C library. They answer the call's value, or an errno as a negative number.
 intptr_t clive_sys_munmap(uintptr_t address, size_t bytes);

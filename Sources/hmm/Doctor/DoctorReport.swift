@@ -237,12 +237,13 @@ extension DoctorReport {
     private mutating func add(nodes facts: MachineFacts) {
         let devices = facts.nodes.filter { !$0.hasProcessors && $0.totalBytes > 0 }
         let all = Self.count(facts.nodes.count, "node", "nodes")
-        guard !devices.isEmpty else {
+        guard let used = devices.first else {
             note("NUMA", "\(all), none without processors: device-coherent memory is ordinary memory, accounted only")
             return
         }
         for node in facts.nodes {
-            let kind = node.hasProcessors ? "with processors" : "without processors: can be device-coherent memory"
+            let use = node == used ? "the device-coherent memory" : "can be device-coherent memory"
+            let kind = node.hasProcessors ? "with processors" : "without processors: \(use)"
             let free = Self.size(node.freeBytes)
             note("NUMA node \(node.number)", "\(Self.size(node.totalBytes)), \(free) free, \(kind)")
         }
