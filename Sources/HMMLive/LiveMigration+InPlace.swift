@@ -34,7 +34,7 @@ extension LiveMigration {
         nodes.take(indices.map { page($0).raw }, &results)
         again(indices, &results, nodes) { index, error in
             switch Int32(error) {
-            case ENOENT: space.fill(page(index), write: fillsWritable)
+            case ENOENT: clive_populate(page(index).raw, 1, false) == 0
             case EFAULT: fillsWritable && space.fill(page(index), write: true)
             default: false
             }

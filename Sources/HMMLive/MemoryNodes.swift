@@ -88,9 +88,7 @@ struct MemoryNodes: Sendable {
     /// Moves pages that are on the device's node to that of the processor which runs this, as a kernel allocates where
     /// nobody says otherwise, or to another when it is full.
     func bringHome(_ pages: [UInt64], _ results: inout [UInt8]) {
-        var places = [Int32](repeating: -1, count: pages.count)
-        _ = clive_nodes(pages, pages.count, &places)
-        var left = places.indices.filter { places[$0] == coherent }
+        var left = Self.places(pages).enumerated().filter { $1 == coherent }.map(\.offset)
         let near = clive_this_node()
         for node in homes.filter({ $0 == near }) + homes.filter({ $0 != near }) where !left.isEmpty {
             var moved = [UInt8](repeating: 0, count: left.count)
@@ -98,6 +96,21 @@ struct MemoryNodes: Sendable {
             for (index, result) in zip(left, moved) { results[index] = result }
             left = left.filter { results[$0] == UInt8(ENOMEM) }
         }
+    }
+
+    /// The node of each page, or a negative errno.
+    private static func places(_ pages: [UInt64]) -> [Int32] {
+        var places = [Int32](repeating: -ENOENT, count: pages.count)
+        _ = clive_nodes(pages, pages.count, &places)
+        // Older kernels have no answer for a page on which they wait for a touch, to learn who uses it.
+        for index in places.indices where places[index] == -ENOENT {
+            var seen: UInt8 = 0
+            guard clive_look_quickly(pages[index], 1, &seen) == 0, seen & UInt8(CLIVE_PRESENT) != 0,
+                clive_populate(pages[index], 1, false) == 0
+            else { continue }
+            _ = clive_nodes([pages[index]], 1, &places[index])
+        }
+        return places
     }
 
     private static func move(_ pages: [UInt64], to node: Int32, _ results: inout [UInt8]) {

@@ -9,6 +9,13 @@ import Testing
 /// stands in for it: what is done is the same, and a page that should move is there already.
 private let memoryOnlyNode: Int? = (try? MemoryNodes(.automatic)).flatMap { $0 }.map { Int($0.coherent) }
 
+/// A kernel that balances nodes by itself moves what the test touches.
+private let pagesStay: Bool = {
+    guard memoryOnlyNode != nil, let file = fopen("/proc/sys/kernel/numa_balancing", "r") else { return true }
+    defer { fclose(file) }
+    return fgetc(file) == 48
+}()
+
 /// A precondition of something that may throw.
 private func check(_ isTrue: Bool, line: UInt = #line) { precondition(isTrue, "line \(line)") }
 
@@ -55,7 +62,7 @@ struct MemoryNodeTests {
 
         func require(_ range: Range<Int>, on node: Int) {
             let nodes = nodes
-            for page in range { precondition(nodes[page] == Int32(node), "page \(page) is on node \(nodes[page])") }
+            for page in range where pagesStay { precondition(nodes[page] == Int32(node), "page \(page) is on node \(nodes[page])") }
         }
     }
 
@@ -267,7 +274,7 @@ struct MemoryNodeTests {
             print("a node of \(size) pages: \(moved) moved, \(withoutPlace) without a place")
             precondition(moved + withoutPlace == count && withoutPlace >= 4096 && moved > size / 2)
             let node = Int32(live.space.coherentNode!)
-            precondition(live.nodes.count { $0 == node } == moved)
+            precondition(!pagesStay || live.nodes.count { $0 == node } == moved)
             precondition(live.device.memory!.usedFrames == moved)
             live.requireFilled(0..<count)
             // One that gives up what it has not used for longest has place for the end.
