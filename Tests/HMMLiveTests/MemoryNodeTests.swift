@@ -62,7 +62,9 @@ struct MemoryNodeTests {
 
         func require(_ range: Range<Int>, on node: Int) {
             let nodes = nodes
-            for page in range where pagesStay { precondition(nodes[page] == Int32(node), "page \(page) is on node \(nodes[page])") }
+            for page in range where pagesStay {
+                precondition(nodes[page] == Int32(node), "page \(page) is on node \(nodes[page])")
+            }
         }
     }
 

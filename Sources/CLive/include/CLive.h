@@ -238,8 +238,8 @@ int clive_populate(uint64_t page, size_t count, bool write);
 int clive_write_protect(uint64_t page, size_t count, bool on);
 /// Zero pages where nothing is present, but for pages that are AWAY.
 int clive_zero(uint64_t page, size_t count);
-/// A page of zeros of its own where nothing is present, or the one that all share, whatever rights the mapping has. For
-/// memory that nobody may write meanwhile. -ENXIO: not registered.
+/// A page of zeros of its own where nothing is present, or the one that all share, whatever rights the mapping has.
+/// For memory that nobody may write meanwhile. -ENXIO: not registered.
 int clive_zero_own(uint64_t page);
 
 // MARK: Nodes of memory
