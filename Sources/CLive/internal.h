@@ -37,7 +37,7 @@ struct live {
     /// By clive_mode. The same file twice where the kernel cannot raise SIGBUS.
     int uffd[2];
     int pagemap, maps;
-    bool started, can_move, can_protect, can_zero, sigbus;
+    bool started, can_move, can_protect, can_zero, sigbus, kernel_faults;
     uint64_t arena_page, arena_frames;
     uint64_t *owners;
     /// Addresses to which pages are taken while they are copied.
@@ -156,6 +156,14 @@ int register_everything(void);
 /// allocator of the C library for one. A page that is taken from such memory would not fault when it is missed.
 void register_again(uint64_t page, uint64_t n);
 int protect_everything(void);
+
+// without.c
+enum {
+    WITHOUT_KERNEL_FAULTS = 1, WITHOUT_SIGBUS = 2, WITHOUT_MOVE = 4, WITHOUT_PROTECTION = 8, WITHOUT_ZEROPAGE = 16,
+    WITHOUT_SCAN = 32, WITHOUT_MAP_QUERY = 64,
+};
+/// What HMM_WITHOUT names, as it was when it was first asked. Signal-safe after that.
+unsigned left_out(void);
 
 // probe.c
 /// A userfaultfd, opened in the first way that works, before UFFDIO_API. Or a negative errno, of the plain way. The

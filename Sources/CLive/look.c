@@ -34,6 +34,7 @@ static uint8_t meaning_of_scan(uint64_t categories) {
 static int scan(uint64_t page, size_t n, uint64_t any, uint64_t wanted, uint8_t *out) {
     struct kernel_scan_region regions[64];
     uint64_t start = page * PAGE_BYTES, end = (page + n) * PAGE_BYTES;
+    if (left_out() & WITHOUT_SCAN) return -ENOTTY;
     while (start < end) {
         struct kernel_scan scan = {
             .bytes = sizeof scan, .start = start, .end = end, .regions = (uint64_t)(uintptr_t)regions,

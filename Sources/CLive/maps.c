@@ -94,7 +94,7 @@ static int search_text(uint64_t page, struct clive_vma *out) {
 }
 
 int clive_vma_ending_after(uint64_t page, struct clive_vma *out) {
-    int result = query(page, out);
+    int result = left_out() & WITHOUT_MAP_QUERY ? -ENOTTY : query(page, out);
     return result == -ENOTTY || result == -EINVAL ? search_text(page, out) : result;
 }
 

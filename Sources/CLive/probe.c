@@ -9,6 +9,9 @@
 int open_uffd(struct clive_features *way) {
     struct clive_features unused;
     if (!way) way = &unused;
+    way->via_device = way->kernel_faults = false;
+    if (left_out() & WITHOUT_KERNEL_FAULTS)
+        return (int)kernel_call(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_FAULTS_ONLY, 0, 0, 0, 0, 0);
     long plain = kernel_call(SYS_userfaultfd, O_CLOEXEC, 0, 0, 0, 0, 0);
     if (plain >= 0) {
         way->kernel_faults = true;
@@ -98,6 +101,15 @@ static void probe_proc(struct clive_features *out, void *page) {
     }
 }
 
+static void leave_out(struct clive_features *out, unsigned bits) {
+    if (bits & WITHOUT_SIGBUS) out->sigbus = false;
+    if (bits & WITHOUT_MOVE) out->move = false;
+    if (bits & WITHOUT_PROTECTION) out->write_protect = out->wp_unpopulated = out->wp_async = false;
+    if (bits & WITHOUT_ZEROPAGE) out->zeropage = false;
+    if (bits & WITHOUT_SCAN) out->pagemap_scan = false;
+    if (bits & WITHOUT_MAP_QUERY) out->procmap_query = false;
+}
+
 void clive_probe(struct clive_features *out) {
     memset(out, 0, sizeof *out);
     size_t bytes = 2 * PAGE_BYTES;
@@ -110,6 +122,7 @@ void clive_probe(struct clive_features *out) {
     probe_proc(out, pages);
     out->populate = kernel_advise((uint64_t)(uintptr_t)pages / PAGE_BYTES + 1, 1, ADVISE_POPULATE_READ) == 0;
     probe_uffd(out, pages);
+    leave_out(out, left_out());
     munmap(pages, bytes);
 }
 

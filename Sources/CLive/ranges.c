@@ -6,8 +6,11 @@
 enum { MODE_NEW = 0x80, MODE_BITS = 3 };
 
 static int open_with(uint64_t features) {
-    int file = open_uffd(NULL);
+    struct clive_features way;
+    int file = open_uffd(&way);
     if (file < 0) return file;
+    // A process may have given its rights up since the start, and then forked.
+    live.kernel_faults = way.kernel_faults;
     struct kernel_uffd_api api = { .api = 0xAA, .features = features };
     long result = kernel_ioctl(file, UFFD_API, &api);
     if (result == 0) return file;
@@ -116,6 +119,8 @@ int clive_unregister(uint64_t page, uint64_t count) {
     return 0;
 }
 
+bool clive_answers_kernel_faults(void) { return live.kernel_faults; }
+
 int clive_registered(uint64_t page) { return (int)mode_byte(page) - 1; }
 
 bool clive_still_registered(uint64_t page) {
@@ -138,9 +143,29 @@ static void register_run(uint64_t page, uint64_t n, uint8_t byte) {
 
 void register_again(uint64_t page, uint64_t n) { each_run(page, n, register_run); }
 
+/// The runs of pages that are counted to a device.
+static int protect_coherent(int uffd, uint64_t page, uint64_t n) {
+    for (uint64_t end = page + n; page < end;) {
+        uint64_t first = page;
+        while (page < end && clive_load(word_of(page)) & CLIVE_COHERENT) page++;
+        if (page == first) page++;
+        else protect_pages(uffd, first, page - first, true);
+    }
+    return 0;
+}
+
+/// Where the kernel's own faults are not answered, a protected page is one that the kernel cannot write: a buffer of
+/// read(2) would be EFAULT, and a stack or the thread's own data the end of the process. So memory for system calls is
+/// left alone there, and the first write to a page after a fork is not told. Nobody misses the news of ordinary pages:
+/// a fork takes their entries from all mirrors (and a slot goes home protected), what a device asks for afterwards is
+/// protected then if it is shared still, and any entry reaches the page at its own address. What is counted to a device
+/// loses that by the write, so those few pages are protected all the same.
 static int protect_mapping(uint64_t page, uint64_t n, const struct clive_vma *vma, uint8_t byte) {
     if (vma->shared) return 0;
-    return (int)protect_pages(live.uffd[(byte & MODE_BITS) - 1], page, n, true);
+    int uffd = live.uffd[(byte & MODE_BITS) - 1];
+    bool is_for_calls = (byte & MODE_BITS) - 1 == CLIVE_HANDLER_THREAD;
+    if (is_for_calls && !live.kernel_faults) return protect_coherent(uffd, page, n);
+    return (int)protect_pages(uffd, page, n, true);
 }
 
 static void protect_run(uint64_t page, uint64_t n, uint8_t byte) {

@@ -35,6 +35,9 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     clive_probe(&features);
     if (features.open_error) return -features.open_error;
     uint64_t without = options->without_features;
+    if (!features.sigbus) without |= FEATURE_SIGBUS;
+    if (!features.move) without |= FEATURE_MOVE;
+    if (!features.write_protect) without |= FEATURE_WP;
     live.features = features.uffd_features & ~without;
     live.sigbus = features.sigbus && !(without & FEATURE_SIGBUS);
     live.can_move = features.move && !options->copy_only && !(without & FEATURE_MOVE);

@@ -27,6 +27,8 @@ extension LiveSpace {
     private func watchWrites(_ runs: [PageRange]) throws(HMMError) {
         for pages in runs {
             guard let mapping = LiveMapping(containing: pages.lowerBound), mapping.isPrivateMemory else { continue }
+            // The kernel writes to stacks, and a stack that it cannot write ends the process.
+            if mapping.isStack, !clive_answers_kernel_faults() { continue }
             // Memory that cannot be watched is still coherent: the device reads at the page's own address.
             guard (try? adoptMapping(mapping, around: pages)) != nil else { continue }
             noteProtection()
@@ -37,6 +39,14 @@ extension LiveSpace {
     /// Registers the mapping of pages that something is about to be done to, if it is not registered yet.
     func adoptMapping(_ mapping: LiveMapping, around pages: PageRange) throws(HMMError) {
         let mode = clive_registered(pages.lowerBound.raw)
+        let path = mapping.isStack ? .handlerThread : configuration.defaultFaults
+        if adoptsPagesOnly(path), mode != Int32(CLIVE_ON_THREAD.rawValue) {
+            guard !hasStaleAway(pages) else {
+                noteStale(mapping.pages)
+                throw HMMError(.tryAgain, "what was known of this memory is dropped first")
+            }
+            return try register(pages, path)
+        }
         if mode >= 0, mode == clive_registered(pages.upperBound.raw - 1) {
             // A registration that is there already is asked for at little cost; one that went takes nothing with it.
             if hasProtectedPages {
@@ -50,8 +60,13 @@ extension LiveSpace {
             throw HMMError(.tryAgain, "what was known of this memory is dropped first")
         }
         // The stack of a thread cannot have its faults answered on itself.
-        try register(mapping.pages, mapping.isStack ? .handlerThread : configuration.defaultFaults)
+        try register(mapping.pages, path)
     }
+
+    /// Memory may be handed to system calls, whose own faults are not answered here: what is missing in registered
+    /// memory, only because nothing was written there yet, would be a bad address for the kernel. So no more of it is
+    /// registered than a device has to do with.
+    func adoptsPagesOnly(_ path: FaultPath) -> Bool { path != .onThread && !clive_answers_kernel_faults() }
 }
 
 /// One walk of a range fault over the process's own page tables.

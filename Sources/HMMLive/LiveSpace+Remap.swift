@@ -22,12 +22,23 @@ extension LiveSpace {
             // The kernel says what is wrong, and changes nothing.
             return move(old, newPageCount, flags, target)
         }
+        joinParts(old)
         return telling(InvalidationRange(.unmap, old)) {
             guard let target, flags & Self.fixed != 0 else { return carry(old, newPageCount, flags, target) }
             let replaced = target..<target.advanced(by: newPageCount)
             return telling(InvalidationRange(.unmap, replaced)) {
                 carry(old, newPageCount, flags, target, replacing: replaced)
             }
+        }
+    }
+
+    /// Where only parts of a mapping are registered, the kernel has made several of it, and moves but one.
+    private func joinParts(_ pages: PageRange) {
+        guard adoptsPagesOnly(.handlerThread) else { return }
+        var hasParts = false
+        forEachKnown(pages) { part in hasParts = hasParts || part.contains { clive_registered($0.raw) >= 0 } }
+        if hasParts, clive_registered(pages.lowerBound.raw) != Int32(CLIVE_ON_THREAD.rawValue) {
+            try? register(pages, .handlerThread)
         }
     }
 

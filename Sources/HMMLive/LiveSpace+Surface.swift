@@ -87,6 +87,7 @@ struct LiveMapping {
     init?(endingAfter page: PageNumber) {
         var vma = clive_vma()
         guard clive_vma_ending_after(page.raw, &vma) == 0 else { return nil }
+        Self.join(&vma)
         pages = PageNumber(vma.start_page)..<PageNumber(vma.end_page)
         protection = Protection(posix: Int32(vma.prot))
         isShared = vma.shared
@@ -96,6 +97,25 @@ struct LiveMapping {
         isStack = vma.stack
         isHeap = vma.heap
     }
+
+    /// Where parts of a mapping are registered, the kernel has made several of it; they are one all the same.
+    private static func join(_ vma: inout clive_vma) {
+        guard !clive_answers_kernel_faults(), !vma.shared, !vma.file, !vma.hugetlb, !vma.special else { return }
+        var next = clive_vma()
+        for _ in 0..<mostParts {
+            let modes = (clive_registered(vma.end_page - 1), clive_registered(vma.end_page))
+            let byPages = Int32(CLIVE_HANDLER_THREAD.rawValue)
+            guard modes == (byPages, -1) || modes == (-1, byPages) || modes == (byPages, byPages),
+                clive_vma_ending_after(vma.end_page, &next) == 0, next.start_page == vma.end_page,
+                next.prot == vma.prot, next.heap == vma.heap,
+                !next.shared, !next.file, !next.hugetlb, !next.special, !next.stack
+            else { return }
+            vma.end_page = next.end_page
+        }
+    }
+
+    /// More than a walk of one table's pages can meet.
+    private static let mostParts = Geometry.entriesPerTable
 
     /// The mapping that contains the page.
     init?(containing page: PageNumber) {

@@ -103,6 +103,9 @@ public final class LiveSpace: @unchecked Sendable {
         guard configuration.faultAroundPages > 0, configuration.faultAroundPages <= Geometry.entriesPerTable,
             configuration.faultAroundPages & (configuration.faultAroundPages - 1) == 0
         else { throw HMMError(.invalidArgument, "a fault brings home a power of 2 of pages, at most 512") }
+        guard clive_without_is_known() else {
+            throw HMMError(.invalidArgument, "HMM_WITHOUT names something that cannot be left out")
+        }
         self.configuration = configuration
         memoryNodes = try MemoryNodes(configuration.coherentNode)
         machine = try Machine(Self.machineConfiguration(configuration))
@@ -113,7 +116,16 @@ public final class LiveSpace: @unchecked Sendable {
         var options = clive_options()
         options.fault_around_pages = UInt32(configuration.faultAroundPages)
         options.copy_only = configuration.copiesAlways
-        try HMMError.check(clive_start(arena, UInt64(frameCount), &options), "userfaultfd cannot be used")
+        let status = clive_start(arena, UInt64(frameCount), &options)
+        guard status != -EPERM else {
+            throw HMMError(
+                .notPermitted,
+                """
+                userfaultfd is not allowed here: set vm.unprivileged_userfaultfd to 1, give this user the right to \
+                /dev/userfaultfd or, in a container, a seccomp profile that permits userfaultfd
+                """)
+        }
+        try HMMError.check(status, "userfaultfd cannot be used")
         machine.setForeignSpace(self)
         forking.set(self)
         installForkHandlers()

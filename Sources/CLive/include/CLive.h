@@ -43,6 +43,16 @@ struct clive_features {
 };
 void clive_probe(struct clive_features *_Nonnull out);
 
+/// The environment variable HMM_WITHOUT names features, with commas between, that are treated as missing in this
+/// process: to be what an older kernel or a user without rights makes it. False: it names something else.
+bool clive_without_is_known(void);
+/// Whether the names are there, and which.
+const char *_Nullable clive_without_names(void);
+/// Faults that the kernel takes in a system call are answered in the process as it runs. If not, a system call that
+/// meets a page that is missing or protected in registered memory answers EFAULT, and a signal whose frame would lie
+/// there ends the process: so registered is then no more than what devices use, and not much of it is protected.
+bool clive_answers_kernel_faults(void);
+
 // MARK: Start, and fork
 
 struct clive_options {
