@@ -8,7 +8,6 @@
 #include <stdio.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 // MARK: open
@@ -182,23 +181,4 @@ EXPORTED int ioctl(int descriptor, unsigned long request, ...) {
     if (error == 0) return 0;
     errno = error;
     return -1;
-}
-
-// The test driver can be neither read nor written.
-static bool is_unreadable(int descriptor) {
-    struct cpreload_file *file = cpreload_get(descriptor);
-    if (file == NULL) return false;
-    cpreload_put(file);
-    errno = EINVAL;
-    return true;
-}
-
-EXPORTED ssize_t read(int descriptor, void *bytes, size_t count) {
-    if (cpreload_has_files() && is_unreadable(descriptor)) return -1;
-    return NEXT(read)(descriptor, bytes, count);
-}
-
-EXPORTED ssize_t write(int descriptor, const void *bytes, size_t count) {
-    if (cpreload_has_files() && is_unreadable(descriptor)) return -1;
-    return NEXT(write)(descriptor, bytes, count);
 }

@@ -24,6 +24,8 @@ int hmm_preload_advise(uint64_t page, uint64_t count, int advice);
 int hmm_preload_remap(uint64_t page, uint64_t count, uint64_t new_count, int flags, uint64_t to, uint64_t *moved);
 // Whatever is mapped there is replaced by what `call` maps; it answers whether it did.
 void hmm_preload_map_over(uint64_t page, uint64_t count, int (*call)(void *), void *context);
+// What devices have of the memory comes home, and may be written if so wanted.
+void hmm_preload_bring(uint64_t page, uint64_t count, int write);
 // New memory was mapped where none was: whatever is remembered of the addresses is forgotten.
 void hmm_preload_mapped(uint64_t page, uint64_t count);
 

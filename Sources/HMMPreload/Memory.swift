@@ -43,6 +43,40 @@ func mapOverMemory(
     TestDriver.running.space.mapOver(range(page, count)) { call(context) != 0 }
 }
 
+/// Before a system call gets the memory. Most of it is at home, and nothing has to be done.
+@_cdecl("hmm_preload_bring")
+func bringMemory(_ page: UInt64, _ count: UInt64, _ write: Int32) {
+    let pages = range(page, count)
+    var first = pages.lowerBound
+    while first < pages.upperBound {
+        guard clive_segment(first.raw) >= 0 else {
+            first = first.advanced(by: 1).alignedUp(order: segmentOrder)
+            continue
+        }
+        guard clive_registered(first.raw) >= 0 else {
+            first = first.advanced(by: 1)
+            continue
+        }
+        let limit = min(first.advanced(by: longestRun), pages.upperBound)
+        var end = first.advanced(by: 1)
+        while end < limit, clive_registered(end.raw) >= 0 { end = end.advanced(by: 1) }
+        bring(first..<end, write: write != 0)
+        first = end
+    }
+}
+
+private let longestRun = 256
+
+private func bring(_ pages: PageRange, write: Bool) {
+    let needed = UInt8(CLIVE_PRESENT), hindering = write ? UInt8(CLIVE_WP) : 0
+    let isThere = withUnsafeTemporaryAllocation(of: UInt8.self, capacity: longestRun) { seen in
+        guard clive_look_quickly(pages.lowerBound.raw, pages.pageCount, seen.baseAddress!) == 0 else { return false }
+        return seen[..<pages.pageCount].allSatisfy { $0 & (needed | hindering) == needed }
+    }
+    // MADV_POPULATE_WRITE and MADV_POPULATE_READ. Where that fails, the call will say what is wrong.
+    if !isThere { _ = TestDriver.running.space.advise(pages, write ? 23 : 22) }
+}
+
 /// The address space may know pages there that were unmapped without us: by the C library itself, for instance.
 @_cdecl("hmm_preload_mapped")
 func noteNewMemory(_ page: UInt64, _ count: UInt64) {

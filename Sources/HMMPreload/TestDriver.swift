@@ -46,11 +46,11 @@ final class TestDriver: Sendable {
         }
         self.devices = devices
         cpreload_started()
-        if !LiveSpace.features.kernel_faults {
-            cpreload_complain(
-                "userfaultfd is allowed for faults of programs only: a system call that gets memory which a device has "
-                    + "answers EFAULT; `hmm doctor` says what to set")
-        }
+        guard !clive_answers_kernel_faults() else { return }
+        cpreload_fetch_for_calls()
+        cpreload_complain(
+            "userfaultfd is allowed for faults of programs only: memory that a device has comes home before read, "
+                + "write and the like, and is EFAULT for other system calls; `hmm doctor` says what to set")
     }
 
     /// As the test driver does, one page, unless `hmm exec` was told otherwise.

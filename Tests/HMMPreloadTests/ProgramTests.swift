@@ -10,12 +10,7 @@ import Testing
     "Programs under hmm exec", .serialized,
     .enabled(if: LiveSpace.features.kernel_faults, "userfaultfd answers no faults of system calls here"))
 struct ProgramTests {
-    @Test(
-        "a program finds the driver as a kernel has it",
-        arguments: [
-            "names", "copies", "stale-numbers", "fork", "vfork", "arguments", "mappings", "system-calls", "allocator",
-            "device-mapping", "pins", "signals", "threads", "programs",
-        ])
+    @Test("a program finds the driver as a kernel has it", arguments: checksOfProbe)
     func probe(_ name: String) throws {
         let result = try Command.run(["exec", "--", Command.folder + "/PreloadProbe", name])
         #expect(result.output == "ok \(name)\n")
@@ -52,6 +47,56 @@ struct ProgramTests {
         #expect(ExecCommand.preloading("/a/ours.so", "") == "/a/ours.so")
         #expect(ExecCommand.preloading("/a/ours.so", "/b.so /a/ours.so:/c.so") == "/a/ours.so:/b.so:/c.so")
     }
+}
+
+private let checksOfProbe = [
+    "names", "copies", "stale-numbers", "fork", "vfork", "arguments", "mappings", "system-calls", "carriers",
+    "allocator", "device-mapping", "pins", "signals", "threads", "programs",
+]
+
+/// The same where the faults that the kernel takes in system calls are not answered: what a user gets who may not have
+/// more, and what root gets who asks for no more.
+@Suite(
+    "Programs under hmm exec, without the faults of system calls", .serialized,
+    .enabled(if: LiveSpace.features.open_error == 0, "userfaultfd cannot be had here"))
+struct UnprivilegedProgramTests {
+    @Test("a program finds the driver as a kernel has it", arguments: checksOfProbe)
+    func probe(_ name: String) throws {
+        try check(
+            try Command.run(
+                ["HMM_WITHOUT=kernel-faults", Command.folder + "/hmm", "exec", "--", Command.folder + "/PreloadProbe"]
+                    + [name], command: "/usr/bin/env"), name)
+    }
+
+    /// Where everybody may read what was built, and this is root, as somebody who is not.
+    @Test(
+        "another user's program too",
+        .enabled(if: OtherUser.isThere, "needs root, setpriv and a build folder that all may read"),
+        arguments: checksOfProbe)
+    func probeOfOthers(_ name: String) throws {
+        try check(
+            try Command.run(
+                OtherUser.prefix + [Command.folder + "/hmm", "exec", "--", Command.folder + "/PreloadProbe", name],
+                command: OtherUser.command), name)
+    }
+
+    private func check(_ result: Command.Result, _ name: String) throws {
+        #expect(result.output == "ok \(name)\n")
+        // One line for each process that opens a device, or none where users may have all faults.
+        let lines = result.complaint.split(separator: "\n")
+        #expect(lines.allSatisfy { $0.hasPrefix("hmm exec: userfaultfd is allowed for faults of programs only") })
+        #expect(result.status == 0)
+    }
+}
+
+/// How a command is run as a user without rights.
+private enum OtherUser {
+    static let command = "/usr/bin/setpriv"
+    static let prefix = ["--reuid=65534", "--regid=65534", "--clear-groups"]
+
+    static let isThere =
+        geteuid() == 0 && FileManager.default.isExecutableFile(atPath: command)
+        && (try? Command.run(prefix + [Command.folder + "/hmm", "--version"], command: command).status) == 0
 }
 
 /// The command that was built with the tests.

@@ -2,6 +2,8 @@
 
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 void check_arguments(void) {
@@ -44,16 +46,71 @@ void check_mappings(void) {
     close(device);
 }
 
+// Four pages that the device has.
+static uint64_t *taken(int device, uint64_t seed) {
+    uint64_t *memory = fresh(4, seed), words[4 * WORDS];
+    CHECK(ask(device, DEVICE_MIGRATE, memory, 4, words) == 0 && look(device, memory) == 0x22);
+    return memory;
+}
+
 // A system call that gets memory which a device has waits for it, as the program itself would.
 void check_system_calls(void) {
     int device = open_device(0), ends[2];
-    uint64_t *memory = fresh(4, 4), words[4 * WORDS];
+    uint64_t *memory = taken(device, 4), words[4 * WORDS];
     CHECK(pipe(ends) == 0);
-    CHECK(ask(device, DEVICE_MIGRATE, memory, 4, words) == 0);
     CHECK(write(ends[1], memory, 2 * PAGE) == 2 * PAGE);
     CHECK(read(ends[0], memory + 2 * WORDS, 2 * PAGE) == 2 * PAGE);
     CHECK(is_intact(memory, 2, 4) && is_intact(memory + 2 * WORDS, 2, 4));
     CHECK(ask(device, DEVICE_READ, memory, 4, words) == 0 && is_intact(words + 2 * WORDS, 2, 4));
+    int file = memfd_create("calls", 0);
+    CHECK(pwrite(file, taken(device, 5), 4 * PAGE, 0) == 4 * PAGE);
+    memory = taken(device, 6);
+    CHECK(pread(file, memory, 4 * PAGE, 0) == 4 * PAGE && is_intact(memory, 4, 5));
+    memory = taken(device, 7);
+    struct iovec parts[2] = {{memory + 2 * WORDS, 2 * PAGE}, {memory, 2 * PAGE}};
+    CHECK(writev(ends[1], parts, 2) == 4 * PAGE);
+    memory = taken(device, 8);
+    parts[0].iov_base = memory + 2 * WORDS;
+    parts[1].iov_base = memory;
+    CHECK(readv(ends[0], parts, 2) == 4 * PAGE && is_intact(memory, 4, 7));
+    close(file);
+    close(device);
+}
+
+// What sockets carry, and what streams read without a buffer in between.
+void check_carriers(void) {
+    int device = open_device(0), pair[2];
+    CHECK(socketpair(AF_UNIX, SOCK_DGRAM, 0, pair) == 0);
+    uint64_t *memory = taken(device, 1), *answer = taken(device, 2);
+    CHECK(send(pair[0], memory, 4 * PAGE, 0) == 4 * PAGE);
+    CHECK(recv(pair[1], answer, 4 * PAGE, 0) == 4 * PAGE && is_intact(answer, 4, 1));
+    struct iovec part = {taken(device, 3), 4 * PAGE};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1};
+    CHECK(sendmsg(pair[1], &message, 0) == 4 * PAGE);
+    part.iov_base = taken(device, 4);
+    CHECK(recvmsg(pair[0], &message, 0) == 4 * PAGE && is_intact(part.iov_base, 4, 3));
+    FILE *stream = tmpfile();
+    CHECK(stream != NULL && fwrite(taken(device, 5), PAGE, 4, stream) == 4 && fflush(stream) == 0);
+    rewind(stream);
+    memory = taken(device, 6);
+    CHECK(fread(memory, PAGE, 4, stream) == 4 && is_intact(memory, 4, 5));
+    // What the C library reads into memory of its own, beside what a device has of the allocator's.
+    enum { PAGES = 8 };
+    char *block = malloc((PAGES + 1) * PAGE);
+    uint64_t *words = malloc(PAGES * PAGE);
+    uint64_t *inside = (uint64_t *)(((uintptr_t)block + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+    for (uint64_t page = 0; page < PAGES; page++) inside[page * WORDS] = page;
+    CHECK(ask(device, DEVICE_MIGRATE, inside, PAGES, words) == 0);
+    FILE *again = fopen("/proc/self/exe", "r");
+    char *large = malloc(64 * PAGE), magic[4];
+    CHECK(again != NULL && fread(magic, 1, 4, again) == 4 && memcmp(magic, "\177ELF", 4) == 0);
+    CHECK(fread(large, 1, 3 * PAGE, again) == 3 * PAGE);
+    CHECK(is_intact(inside, PAGES, 0));
+    fclose(again);
+    fclose(stream);
+    free(large);
+    free(words);
+    free(block);
     close(device);
 }
 

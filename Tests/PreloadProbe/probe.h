@@ -56,6 +56,7 @@ void check_vfork(void);
 void check_arguments(void);
 void check_mappings(void);
 void check_system_calls(void);
+void check_carriers(void);
 void check_allocator(void);
 void check_device_mapping(void);
 void check_pins(void);

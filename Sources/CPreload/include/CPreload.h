@@ -28,6 +28,9 @@ void cpreload_starting(void);
 // Must come after the address space's own handlers of fork were registered, so that requests end before those run.
 void cpreload_started(void);
 
+// The kernel's own faults are not answered: memory that goes to system calls comes home before them.
+void cpreload_fetch_for_calls(void);
+
 // Prints a line for a person on the standard error, "hmm exec: TEXT".
 void cpreload_complain(const char *text);
 
