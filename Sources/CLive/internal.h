@@ -159,8 +159,8 @@ int protect_everything(void);
 
 // without.c
 enum {
-    WITHOUT_KERNEL_FAULTS = 1, WITHOUT_SIGBUS = 2, WITHOUT_MOVE = 4, WITHOUT_PROTECTION = 8, WITHOUT_ZEROPAGE = 16,
-    WITHOUT_SCAN = 32, WITHOUT_MAP_QUERY = 64,
+    WITHOUT_KERNEL_FAULTS = 1, WITHOUT_SIGBUS = 2, WITHOUT_MOVE = 4, WITHOUT_PROTECTION = 8, WITHOUT_SCAN = 16,
+    WITHOUT_MAP_QUERY = 32,
 };
 /// What HMM_WITHOUT names, as it was when it was first asked. Signal-safe after that.
 unsigned left_out(void);

@@ -105,7 +105,6 @@ static void leave_out(struct clive_features *out, unsigned bits) {
     if (bits & WITHOUT_SIGBUS) out->sigbus = false;
     if (bits & WITHOUT_MOVE) out->move = false;
     if (bits & WITHOUT_PROTECTION) out->write_protect = out->wp_unpopulated = out->wp_async = false;
-    if (bits & WITHOUT_ZEROPAGE) out->zeropage = false;
     if (bits & WITHOUT_SCAN) out->pagemap_scan = false;
     if (bits & WITHOUT_MAP_QUERY) out->procmap_query = false;
 }

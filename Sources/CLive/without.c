@@ -6,8 +6,7 @@
 /// The names that `hmm doctor` and Documentation/live.md have.
 static const struct { const char *name; unsigned bit; } features[] = {
     { "kernel-faults", WITHOUT_KERNEL_FAULTS }, { "sigbus", WITHOUT_SIGBUS }, { "move", WITHOUT_MOVE },
-    { "write-protect", WITHOUT_PROTECTION }, { "zeropage", WITHOUT_ZEROPAGE }, { "pagemap-scan", WITHOUT_SCAN },
-    { "procmap-query", WITHOUT_MAP_QUERY },
+    { "write-protect", WITHOUT_PROTECTION }, { "pagemap-scan", WITHOUT_SCAN }, { "procmap-query", WITHOUT_MAP_QUERY },
 };
 /// No bit of a feature.
 enum { IS_READ = 1u << 30, IS_UNKNOWN = 1u << 29 };

@@ -46,7 +46,8 @@ public final class LiveSpace: @unchecked Sendable {
         /// On the faulting thread: a few microseconds. A system call that meets such a page answers EFAULT, and
         /// stacks cannot have it.
         case onThread
-        /// By a thread of this library: two wake-ups, but system calls wait as a thread does.
+        /// By a thread of this library: two wake-ups, but system calls wait as a thread does; where only faults of
+        /// programs may be answered (`hmm doctor` tells), they answer EFAULT here too.
         case handlerThread
     }
 

@@ -99,10 +99,21 @@ struct DoctorTests {
             $0.canTraceProcesses = false
         }
         #expect(report.isUsable)
-        #expect(report.conclusion.contains("System calls cannot reach"))
+        #expect(report.conclusion.contains("A system call cannot reach"))
         let finding = try #require(report.findings.first { $0.name == "  faults of system calls" })
         #expect(finding.verdict == .no)
         #expect(finding.remedy == "sysctl vm.unprivileged_userfaultfd=1, or CAP_SYS_PTRACE")
+    }
+
+    @Test("what was left out on purpose is said, and how to have it again")
+    func leftOut() throws {
+        let report = Self.report {
+            $0.features.kernel_faults = false
+            $0.leftOut = "kernel-faults"
+        }
+        #expect(report.findings.contains { $0.name == "left out" && $0.text.hasPrefix("kernel-faults: treated as") })
+        let finding = try #require(report.findings.first { $0.name == "  faults of system calls" })
+        #expect(finding.remedy == "no HMM_WITHOUT")
     }
 
     @Test("a trial that fails outweighs features that are there")

@@ -1,3 +1,4 @@
+import CLive
 import Glibc
 import HMM
 import HMMLive
@@ -41,11 +42,11 @@ extension LiveStressRun {
         take(source, target, &random)
         let pipe = pipes[actor]
         let bytes = 4096
-        guard Glibc.write(pipe.write, buffers.word(source, 0), bytes) == bytes else {
+        guard calling(source, { Glibc.write(pipe.write, buffers.word(source, 0), bytes) }) == bytes else {
             return fail("write() of a shared page: errno \(errno)")
         }
         take(source, target, &random)
-        guard Glibc.read(pipe.read, buffers.word(target, 0), bytes) == bytes else {
+        guard calling(target, { Glibc.read(pipe.read, buffers.word(target, 0), bytes) }) == bytes else {
             return fail("read() into a shared page: errno \(errno)")
         }
         take(source, target, &random)
@@ -58,6 +59,19 @@ extension LiveStressRun {
             }
         }
         systemCalls.wrappingAdd(1, ordering: .relaxed)
+    }
+
+    /// A system call with a page of the buffers. Where the faults in it are not answered, a device that has the page
+    /// makes it a bad address: the page is touched then, and the call made again.
+    private func calling(_ page: Int, _ call: () -> Int) -> Int {
+        for _ in 0..<100_000 {
+            let result = call()
+            guard result < 0, errno == EFAULT, !clive_answers_kernel_faults() else { return result }
+            // Nobody else writes it.
+            let word = buffers.word(page, 0)
+            word.pointee.store(word.pointee.load(ordering: .relaxed), ordering: .relaxed)
+        }
+        return -1
     }
 
     private func take(_ source: Int, _ target: Int, _ random: inout LiveRandom) {

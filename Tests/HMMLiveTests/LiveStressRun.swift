@@ -204,7 +204,9 @@ final class LiveStressRun: @unchecked Sendable {
         let statistics = space.machine.statistics
         #expect(statistics.pagesToDevice.count > 0)
         #expect(children.load(ordering: .relaxed) > 0 && systemCalls.load(ordering: .relaxed) > 0)
-        #expect(failures.withLock { $0 } == [], "HMM_SEED=\(seed)")
+        let found = failures.withLock { $0 }
+        // The issue of another process comes without the values.
+        #expect(found.isEmpty, "HMM_SEED=\(seed): \(found.joined(separator: "; "))")
     }
 
     private func verify(_ region: LiveRegion, _ i: Int, _ writer: Int) {

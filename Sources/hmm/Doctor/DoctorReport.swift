@@ -35,6 +35,9 @@ struct DoctorReport: Sendable {
                 name: "kernel", verdict: .info,
                 text: "Linux \(facts.kernel), \(facts.architecture), "
                     + Self.count(facts.processors, "processor", "processors")))
+        if let names = facts.leftOut {
+            note("left out", "\(names): treated as missing (HMM_WITHOUT)")
+        }
         add(userfaultfd: facts)
         add(features: facts)
         add(views: facts)
@@ -70,7 +73,8 @@ struct DoctorReport: Sendable {
         }
         isUsable = true
         let withoutSystemCalls =
-            facts.features.kernel_faults ? "" : " System calls cannot reach memory that a device has taken."
+            facts.features.kernel_faults
+            ? "" : " A system call cannot reach memory that a device has, unless it was brought home before."
         conclusion = "Live memory works here.\(withoutSystemCalls)"
     }
 
@@ -130,8 +134,9 @@ extension DoctorReport {
             add(
                 "  faults of system calls", features.kernel_faults,
                 "are answered too, so a system call may use memory that a device has taken",
-                "are not permitted to this user: a system call that is handed memory of a device ends with EFAULT",
-                remedy: Self.rights(facts))
+                "are not permitted to this user: a system call that gets memory which a device has answers EFAULT; "
+                    + "under hmm exec read, write and their like bring it home before",
+                remedy: facts.leftOut?.contains("kernel-faults") == true ? "no HMM_WITHOUT" : Self.rights(facts))
             return
         }
         let remedy =

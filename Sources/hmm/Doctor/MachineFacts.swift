@@ -25,6 +25,8 @@ struct MachineFacts: Sendable {
     var architecture = ""
     var processors = 1
     var features = clive_features()
+    /// What the environment says to treat as missing (HMM_WITHOUT), or nil.
+    var leftOut: String?
     /// `vm.unprivileged_userfaultfd`; nil where there is no such setting.
     var unprivilegedUserfaultfd: Int?
     var userfaultfdDevice = FileRights.missing
@@ -53,6 +55,7 @@ extension MachineFacts {
     static func read() -> MachineFacts {
         var facts = MachineFacts()
         clive_probe(&facts.features)
+        facts.leftOut = clive_without_names().map { String(cString: $0) }
         facts.readKernel()
         facts.readHugePages()
         facts.readNodes()

@@ -1,0 +1,89 @@
+import CLive
+import Glibc
+import HMM
+import HMMLive
+import Testing
+
+/// A process whose faults in system calls are not answered, as it is for a user without rights: what the kernel writes
+/// at the program's addresses must go on working wherever no device has the page.
+@Suite("Without the faults of system calls", .enabled(if: canRunLive))
+struct LiveRightsTests {
+    @Test("a fork takes no memory from the kernel, and both processes keep their data")
+    func forkedBuffers() async {
+        await #expect(processExitsWith: .success) {
+            setenv("HMM_WITHOUT", "kernel-faults", 1)
+            let live = try LiveFixture(pages: 8, usedBySystemCalls: true)
+            precondition(!clive_answers_kernel_faults())
+            live.fill()
+            _ = try live.device.prefetch(live.page(6).lowerBound..<live.pages.upperBound)
+            let child = live.space.fork()
+            // A file of the process's own words, read over them.
+            let isReadable = Zeros.read(into: live.page(1)) && Zeros.read(into: live.page(3))
+            for page in [1, 3] {
+                for word in page * 512..<page * 512 + 512 { live.buffer.elements[word] += 0x1_0000_0000 + UInt64(word) }
+            }
+            let isRight = isReadable && live.firstDifference() == nil
+            if child == 0 { _exit(isRight ? 0 : 1) }
+            var status: Int32 = 0
+            waitpid(child, &status, 0)
+            precondition(status == 0, "the kernel could not write in the child")
+            precondition(isRight, "the kernel could not write in the parent")
+            exit(0)
+        }
+    }
+
+    /// MREMAP_MAYMOVE and MREMAP_FIXED.
+    private static let mayMoveHere: Int32 = 3
+
+    @Test("what lies beside pages that a device took is as before, and all of it can be moved")
+    func neighbours() async {
+        await #expect(processExitsWith: .success) {
+            setenv("HMM_WITHOUT", "kernel-faults", 1)
+            let live = try LiveFixture()
+            let bytes = 16 << 12
+            let start = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)!
+            let first = PageNumber(containing: VirtualAddress(UInt64(UInt(bitPattern: start))))
+            let words = start.assumingMemoryBound(to: UInt64.self)
+            for page in 0..<8 { words[page * 512] = 7 + UInt64(page) }
+            let taken = first.advanced(by: 2)..<first.advanced(by: 4)
+            let moved = try live.device.prefetch(taken).moved
+            precondition(moved == 2)
+            precondition(clive_registered(first.advanced(by: 2).raw) >= 0)
+            precondition(clive_registered(first.raw) < 0 && clive_registered(first.advanced(by: 12).raw) < 0)
+            // Nothing was ever written there: the kernel has to make a page.
+            let hole = first.advanced(by: 12)
+            precondition(Zeros.read(into: hole..<hole.advanced(by: 1)), "a hole is a bad address")
+            let old = first..<first.advanced(by: 8)
+            let place = mmap(nil, bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)!
+            let target = PageNumber(containing: VirtualAddress(UInt64(UInt(bitPattern: place))))
+            let answer = live.space.remap(old, newPageCount: 8, flags: Self.mayMoveHere, to: target)
+            precondition(answer == .moved(target), "the memory could not be moved: \(answer)")
+            let here = place.assumingMemoryBound(to: UInt64.self)
+            for page in 0..<8 { precondition(here[page * 512] == 7 + UInt64(page), "page \(page) is lost") }
+            exit(0)
+        }
+    }
+
+    @Test("a name that stands for nothing is an error")
+    func unknownName() async {
+        await #expect(processExitsWith: .success) {
+            setenv("HMM_WITHOUT", "move,everything", 1)
+            do throws(HMMError) {
+                _ = try LiveSpace.start()
+            } catch {
+                exit(error.code == .invalidArgument ? 0 : 1)
+            }
+            exit(2)
+        }
+    }
+}
+
+/// What a system call writes.
+private enum Zeros {
+    static func read(into pages: PageRange) -> Bool {
+        let bytes = pages.pageCount << 12
+        let file = open("/dev/zero", O_RDONLY)
+        defer { close(file) }
+        return Glibc.read(file, UnsafeMutableRawPointer(bitPattern: UInt(pages.lowerBound.address.raw)), bytes) == bytes
+    }
+}
