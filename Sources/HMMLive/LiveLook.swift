@@ -28,6 +28,9 @@ struct LiveLook {
         /// Writes are noticed: after a fork, or because a device reads the page.
         var isProtected: Bool { has(CLIVE_WP) }
 
+        /// Another process has the same page.
+        var isShared: Bool { isPresent && !has(CLIVE_EXCLUSIVELY_MAPPED) }
+
         /// The CPU can write without a fault: what is private must be its own, what is shared obeys the mapping.
         var isWritable: Bool {
             guard isPresent, isMappingWritable, !isZero, !isProtected else { return false }

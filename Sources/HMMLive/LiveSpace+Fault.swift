@@ -16,17 +16,23 @@ extension LiveSpace {
             var hasHoles = false
             var broken: PageRange?
             var away: [PageNumber] = []
+            var counted: [PageNumber] = []
             try LiveLook.forEach(pages, in: mapping) { page, seen throws(HMMError) in
                 if seen.word.isAway { away.append(page) }
                 if seen.isHole { hasHoles = true }
                 if write, seen.isPresent, !seen.isWritable {
                     broken = (broken?.lowerBound ?? page)..<page.advanced(by: 1)
+                    if seen.word.isCoherent, seen.isShared { counted.append(page) }
                 }
                 return true
             }
             for page in away { try fetch(page) }
             machine.statistics.cpuFaults.add(UInt64(pages.pageCount))
-            if try populate(pages, write: write, hasHoles: hasHoles || !away.isEmpty, broken: broken) { return }
+            if try populate(pages, write: write, hasHoles: hasHoles || !away.isEmpty, broken: broken) {
+                // The copy is a page of the process's own, which the kernel took from the system.
+                _ = bringHomeFromNode(counted.filter { dropCoherent($0) }.map(\.raw))
+                return
+            }
         }
         throw HMMError(.badAddress, "a page that was requested could not be made present")
     }
@@ -60,13 +66,24 @@ extension LiveSpace {
         _ pages: PageRange, write: Bool, hasHoles: Bool, broken: PageRange?
     ) throws(HMMError) -> Bool {
         let first = pages.lowerBound.raw
-        let isRegistered = clive_registered(first) >= 0
         // The kernel would ask us for what is missing.
-        if hasHoles, isRegistered { _ = clive_zero(first, pages.pageCount) }
+        if hasHoles { forEachAdopted(pages) { _ = clive_zero($0.lowerBound.raw, $0.pageCount) } }
         guard let broken else { return clive_populate(first, pages.pageCount, write) == 0 }
         return telling(InvalidationRange(.clear, broken)) {
-            if isRegistered { _ = clive_write_protect(broken.lowerBound.raw, broken.pageCount, false) }
+            forEachAdopted(broken) { _ = clive_write_protect($0.lowerBound.raw, $0.pageCount, false) }
             return clive_populate(first, pages.pageCount, write) == 0
+        }
+    }
+
+    /// Calls `body` for the runs of pages whose faults are answered here: all of a mapping, or parts of it.
+    private func forEachAdopted(_ pages: PageRange, _ body: (PageRange) -> Void) {
+        var first = pages.lowerBound
+        while first < pages.upperBound {
+            let isAdopted = clive_registered(first.raw) >= 0
+            var end = first.advanced(by: 1)
+            while end < pages.upperBound, (clive_registered(end.raw) >= 0) == isAdopted { end = end.advanced(by: 1) }
+            if isAdopted { body(first..<end) }
+            first = end
         }
     }
 

@@ -96,7 +96,10 @@ extension LiveSpace {
 
     /// All of it: then all of it was looked at.
     private func isAdopted(_ pages: PageRange) -> Bool {
-        clive_registered(pages.lowerBound.raw) >= 0 && clive_registered(pages.upperBound.raw - 1) >= 0
+        if adoptsPagesOnly(.handlerThread), clive_registered(pages.lowerBound.raw) != Int32(CLIVE_ON_THREAD.rawValue) {
+            return false
+        }
+        return clive_registered(pages.lowerBound.raw) >= 0 && clive_registered(pages.upperBound.raw - 1) >= 0
     }
 
     private func isKnown(_ pages: PageRange) -> Bool {

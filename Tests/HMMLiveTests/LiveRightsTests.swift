@@ -64,6 +64,29 @@ struct LiveRightsTests {
         }
     }
 
+    @Test("a fault of a device finds holes that are answered here beside others")
+    func mixedHoles() async {
+        await #expect(processExitsWith: .success) {
+            setenv("HMM_WITHOUT", "kernel-faults", 1)
+            let live = try LiveFixture()
+            let bytes = 8 << 12
+            let start = mmap(nil, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)!
+            let first = PageNumber(containing: VirtualAddress(UInt64(UInt(bitPattern: start))))
+            let words = start.assumingMemoryBound(to: UInt64.self)
+            for page in [0, 4] { words[page * 512] = 1 }
+            let middle = first.advanced(by: 4)..<first.advanced(by: 5)
+            _ = try live.device.prefetch(middle)
+            precondition(live.space.advise(middle, MADV_DONTNEED) == 0)
+            precondition(clive_registered(first.raw) < 0 && clive_registered(middle.lowerBound.raw) >= 0)
+            // Each of the other ways to fault in goes over all of the pages.
+            let populateForWriting: Int32 = 23
+            precondition(live.space.advise(first..<first.advanced(by: 8), populateForWriting) == 0)
+            try live.device.store(5, at: middle.lowerBound.address)
+            precondition(words[0] == 1 && words[4 * 512] == 5)
+            exit(0)
+        }
+    }
+
     @Test("a name that stands for nothing is an error")
     func unknownName() async {
         await #expect(processExitsWith: .success) {

@@ -110,6 +110,39 @@ void check_fork(void) {
     CHECK(is_intact(family.memory, 8, 9));
 }
 
+static void wait_for_end(void *context) {
+    char byte;
+    int *ends = context;
+    close(ends[1]);
+    CHECK(read(ends[0], &byte, 1) == 0);
+}
+
+// A page in coherent memory that both processes have since a fork is copied by who writes it: the CPU, a pin, a system
+// call. The copy is ordinary memory.
+void check_coherent_copies(void) {
+    int device = open_device(2), pins = open("/sys/kernel/debug/gup_test", O_RDWR), ends[2], data[2];
+    uint64_t *memory = fresh(4, 13), words[4 * WORDS];
+    CHECK(pins >= 0 && pipe(ends) == 0 && pipe(data) == 0 && write(data[1], memory, PAGE) == PAGE);
+    CHECK(ask(device, DEVICE_MIGRATE, memory, 4, words) == 0 && look(device, memory) == 0x42);
+    fflush(NULL);
+    pid_t child = fork();
+    CHECK(child >= 0);
+    if (child == 0) {
+        wait_for_end(ends);
+        _exit(0);
+    }
+    memory[0] = 1;
+    CHECK(pin_page(pins, memory + WORDS) == 1);
+    CHECK(read(data[0], memory + 2 * WORDS, PAGE) == PAGE && memory[2 * WORDS] == 13);
+    for (int page = 0; page < 3; page++) CHECK(look(device, memory + page * WORDS) == 0x02);
+    CHECK(look(device, memory + 3 * WORDS) == 0x41);
+    close(ends[1]);
+    int status = 1;
+    CHECK(waitpid(child, &status, 0) == child && status == 0);
+    close(pins);
+    close(device);
+}
+
 // A child of vfork has the parent's memory and descriptors of its own.
 void check_vfork(void) {
     int device = open_device(0);

@@ -164,6 +164,10 @@ static uint64_t pin(int pins, int what, uint64_t *memory, uint64_t pages, uint32
     return pin.size / PAGE;
 }
 
+uint64_t pin_page(int pins, uint64_t *memory) {
+    return pin(pins, 4, memory, 1, 1);
+}
+
 void check_pins(void) {
     int device = open_device(2), other = open_device(0), pins = open("/sys/kernel/debug/gup_test", O_RDWR);
     uint64_t *memory = fresh(4, 6), words[4 * WORDS];

@@ -46,12 +46,16 @@ int is_intact(const uint64_t *memory, uint64_t pages, uint64_t seed);
 // Runs `body` in a child, which must leave by returning. Its exit status.
 int in_child(void (*body)(void *), void *context);
 
+// Pins a page to be written, for a moment: 1 if it could be had.
+uint64_t pin_page(int pins, uint64_t *memory);
+
 // files.c
 void check_names(void);
 void check_copies(void);
 void check_stale_numbers(void);
 void check_fork(void);
 void check_vfork(void);
+void check_coherent_copies(void);
 // memory.c
 void check_arguments(void);
 void check_mappings(void);
