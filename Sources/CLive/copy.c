@@ -8,6 +8,7 @@
 enum {
     /// Pages of a copy at a time.
     COPY_PAGES = 16,
+    LOCK_ON_FAULT = 1,
     /// Each copy that is watched needs a buffer outside of registered memory, and not on a stack that may be small.
     BUFFERS = 8,
 };
@@ -112,6 +113,43 @@ static size_t copy_aside(int to_uffd, int from_uffd, uint64_t to, uint64_t from,
     }
     give_buffer(index);
     count(&live.counts.copied, done);
+    return done;
+}
+
+/// Memory of the rights `rights`, locked or not, at an address that pages of such memory can be moved to.
+static bool prepare_aside(uint64_t aside, uint32_t rights, bool is_locked) {
+    long start = (long)(aside * PAGE_BYTES);
+    long error = kernel_call(SYS_mprotect, start, PAGE_BYTES, rights, 0, 0, 0);
+    if (!error && is_locked) error = kernel_call(SYS_mlock2, start, PAGE_BYTES, LOCK_ON_FAULT, 0, 0, 0);
+    if (!error && !is_locked) error = kernel_call(SYS_munlock, start, PAGE_BYTES, 0, 0, 0, 0);
+    return !error && register_pages(arena_uffd(), aside, 1) == 0;
+}
+
+size_t move_aside(uint64_t to, uint64_t from, int from_uffd, int *error) {
+    struct clive_vma vma;
+    bool is_known = clive_vma_ending_after(from, &vma) == 0 && vma.start_page <= from;
+    // The kernel moves pages of memory that may be written.
+    if (!is_known || !(vma.prot & PROT_WRITE)) return 0;
+    int index = take_buffer();
+    uint64_t aside = live.aside_page + (uint64_t)index * COPY_PAGES;
+    size_t done = 0;
+    for (int is_locked = 0; is_locked < 2 && !done && *error == EINVAL; is_locked++) {
+        if (!prepare_aside(aside, vma.prot, is_locked)) *error = EBUSY;
+        else done = move_own(arena_uffd(), aside, from, from_uffd, error);
+    }
+    if (done) {
+        // Nobody can pin it where nobody knows of it.
+        const void *bytes = (const void *)(aside * PAGE_BYTES);
+        int ignored = 0;
+        done = 0;
+        *error = EBUSY;
+        if (prepare_aside(aside, PROT_READ | PROT_WRITE, false))
+            done = copy_run(arena_uffd(), to, bytes, 1, false, error);
+        if (!done) copy_run(from_uffd, from, bytes, 1, false, &ignored);
+        drop_pages(aside, 1);
+        count(&live.counts.copied, done);
+    }
+    give_buffer(index);
     return done;
 }
 

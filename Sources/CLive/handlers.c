@@ -3,10 +3,16 @@
 #include "internal.h"
 #include <pthread.h>
 #include <signal.h>
+#include <string.h>
 #include <ucontext.h>
 
-/// Who handled SIGBUS before. Written once, before the handler is installed.
-static struct sigaction previous;
+enum { HANDLERS = 8 };
+/// Who handled SIGBUS before each of our handlers. Written once each, before that handler is installed.
+///
+/// A program that installs a handler of its own afterwards puts it in front of ours, and may go on to ours from there.
+/// So another handler of ours is put in front of that one, which has its own behind it: a signal that is nobody's
+/// passes each of them once.
+static struct sigaction behind[HANDLERS];
 
 #if defined(__x86_64__)
 static unsigned kind_of(const ucontext_t *context) {
@@ -52,11 +58,11 @@ static void set_mask(uint64_t mask) {
 }
 
 /// A SIGBUS that is none of ours goes to who was there before, under the mask that it asked for.
-static void pass_on(int number, siginfo_t *info, void *context) {
+static void pass_on(const struct sigaction *to, int number, siginfo_t *info, void *context) {
     bool is_sent = info->si_code <= 0;
-    if (!(previous.sa_flags & SA_SIGINFO) && previous.sa_handler == SIG_IGN && is_sent) return;
-    bool is_default = !(previous.sa_flags & SA_SIGINFO)
-        && (previous.sa_handler == SIG_DFL || previous.sa_handler == SIG_IGN);
+    if (!(to->sa_flags & SA_SIGINFO) && to->sa_handler == SIG_IGN && is_sent) return;
+    bool is_default = !(to->sa_flags & SA_SIGINFO)
+        && (to->sa_handler == SIG_DFL || to->sa_handler == SIG_IGN);
     if (is_default) {
         struct kernel_action nothing = { .handler = SIG_DFL };
         kernel_call(SYS_rt_sigaction, number, (long)&nothing, 0, sizeof nothing.mask, 0, 0);
@@ -67,32 +73,75 @@ static void pass_on(int number, siginfo_t *info, void *context) {
         return;
     }
     uint64_t mask = 0;
-    for (int i = 1; i < 64; i++) mask |= (uint64_t)(sigismember(&previous.sa_mask, i) == 1) << (i - 1);
-    if (!(previous.sa_flags & SA_NODEFER)) mask |= 1ull << (number - 1);
+    for (int i = 1; i < 64; i++) mask |= (uint64_t)(sigismember(&to->sa_mask, i) == 1) << (i - 1);
+    if (!(to->sa_flags & SA_NODEFER)) mask |= 1ull << (number - 1);
     const uint64_t *interrupted = (const void *)&((const ucontext_t *)context)->uc_sigmask;
     set_mask(mask | *interrupted);
-    if (previous.sa_flags & SA_SIGINFO) previous.sa_sigaction(number, info, context);
-    else previous.sa_handler(number);
+    if (to->sa_flags & SA_SIGINFO) to->sa_sigaction(number, info, context);
+    else to->sa_handler(number);
 }
 
 static bool is_answered(const siginfo_t *info, const ucontext_t *context) {
     return resolve((uint64_t)(uintptr_t)info->si_addr, kind_of(context), CLIVE_ON_THREAD, 0);
 }
 
-static void on_sigbus(int number, siginfo_t *info, void *context) {
+static inline void on_sigbus(const struct sigaction *to, int number, siginfo_t *info, void *context) {
     // A page that the hardware lost has another code.
     if (info->si_code == BUS_ADRERR && is_answered(info, context)) return;
-    pass_on(number, info, context);
+    pass_on(to, number, info, context);
 }
 
-int install_handler(void) {
-    struct sigaction action = { .sa_sigaction = on_sigbus, .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
-    // While a page is owned no other handler may run on this thread: it could touch the page and wait for itself.
-    sigfillset(&action.sa_mask);
-    const int faults[] = { SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGABRT };
-    for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&action.sa_mask, faults[i]);
-    if (sigaction(SIGBUS, NULL, &previous)) return -errno;
-    return sigaction(SIGBUS, &action, NULL) ? -errno : 0;
+#define HANDLER(n) \
+    static void handler_##n(int number, siginfo_t *info, void *context) { \
+        on_sigbus(&behind[n], number, info, context);                     \
+    }
+HANDLER(0) HANDLER(1) HANDLER(2) HANDLER(3) HANDLER(4) HANDLER(5) HANDLER(6) HANDLER(7)
+static void (*const handlers[HANDLERS])(int, siginfo_t *, void *) = {
+    handler_0, handler_1, handler_2, handler_3, handler_4, handler_5, handler_6, handler_7,
+};
+/// How many are in use. Changed by who has taken `installing`.
+static int handler_count;
+static uint32_t installing;
+
+static bool is_ours(const struct sigaction *action) {
+    for (int i = 0; action->sa_flags & SA_SIGINFO && i < HANDLERS; i++)
+        if (action->sa_sigaction == handlers[i]) return true;
+    return false;
+}
+
+static bool is_same(const struct sigaction *a, const struct sigaction *b) {
+    return a->sa_sigaction == b->sa_sigaction && a->sa_flags == b->sa_flags
+        && memcmp(&a->sa_mask, &b->sa_mask, sizeof(uint64_t)) == 0;
+}
+
+/// The handler of ours that has `next` behind it. -ENOSPC: all are in use.
+static int handler_before(const struct sigaction *next) {
+    for (int i = 0; i < handler_count; i++) if (is_same(&behind[i], next)) return i;
+    if (handler_count == HANDLERS) return -ENOSPC;
+    behind[handler_count] = *next;
+    return handler_count++;
+}
+
+int clive_keep_handler(void) {
+    struct sigaction now;
+    if (sigaction(SIGBUS, NULL, &now)) return -errno;
+    if (is_ours(&now)) return 0;
+    for (unsigned turn = 0; __atomic_exchange_n(&installing, 1, __ATOMIC_ACQUIRE); turn++) wait_turn(turn);
+    int error = 0;
+    // What is replaced may be another one than was seen: that has to be behind ours, too.
+    for (struct sigaction replaced; !error && !is_ours(&now); now = replaced) {
+        int index = handler_before(&now);
+        struct sigaction action = { .sa_flags = SA_SIGINFO | SA_ONSTACK | SA_NODEFER };
+        // While a page is owned no other handler may run on this thread: it could touch the page and wait for itself.
+        sigfillset(&action.sa_mask);
+        const int faults[] = { SIGBUS, SIGSEGV, SIGILL, SIGFPE, SIGTRAP, SIGABRT };
+        for (size_t i = 0; i < sizeof faults / sizeof *faults; i++) sigdelset(&action.sa_mask, faults[i]);
+        if (index >= 0) action.sa_sigaction = handlers[index];
+        error = index < 0 ? index : sigaction(SIGBUS, &action, &replaced) ? -errno : 0;
+        if (!error && is_same(&replaced, &now)) break;
+    }
+    __atomic_store_n(&installing, 0, __ATOMIC_RELEASE);
+    return error;
 }
 
 static void *answer_faults(void *argument) {

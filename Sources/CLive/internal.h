@@ -118,6 +118,9 @@ long protect_pages(int uffd, uint64_t page, uint64_t n, bool on);
 /// A page of zeros where nothing is. 0 if there is something now (also if there was before: `was_present`), or a
 /// negative errno.
 long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present);
+/// Moves a page to `to`, where it has the same rights, and makes it this process's own before if it must. EBUSY: it is
+/// pinned. 1 or 0.
+size_t move_own(int uffd, uint64_t to, uint64_t from, int from_uffd, int *error);
 /// Drops bytes, of locked memory too.
 long drop_pages(uint64_t page, uint64_t n);
 
@@ -127,6 +130,11 @@ int open_copies(void);
 size_t copy_run(int uffd, uint64_t to, const void *from, size_t n, bool protected, int *error);
 /// Copies pages until one cannot be copied, and takes the originals away; holes stay holes.
 size_t copy_pages(int to_uffd, int from_uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error);
+
+/// Takes a page into a slot that the kernel does not move there, because its memory has other rights or is locked. It
+/// is copied from an address of such memory to which it was moved: what is pinned does not move (EBUSY), and a copy of it
+/// would miss what the pin is for. 1 or 0; the error stays EINVAL where the kernel moves no such memory.
+size_t move_aside(uint64_t to, uint64_t from, int from_uffd, int *error);
 
 // resolve.c
 enum {
@@ -150,6 +158,7 @@ void push_return(uint64_t page, uint32_t frame, uint32_t bits);
 void announce_returns(void);
 
 // ranges.c
+long register_pages(int uffd, uint64_t page, uint64_t n);
 int open_uffds(void);
 int register_everything(void);
 /// Registers what should be registered in a range: a part of it may have been mapped anew behind our back, by the
@@ -171,7 +180,6 @@ unsigned left_out(void);
 int open_uffd(struct clive_features *way);
 
 // handlers.c
-int install_handler(void);
 int start_fault_thread(void);
 
 // maps.c, look.c

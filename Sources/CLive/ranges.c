@@ -32,7 +32,7 @@ int open_uffds(void) {
     return 0;
 }
 
-static long register_pages(int uffd, uint64_t page, uint64_t n) {
+long register_pages(int uffd, uint64_t page, uint64_t n) {
     struct kernel_uffd_register range = {
         .range = { page * PAGE_BYTES, n * PAGE_BYTES },
         .mode = UFFD_MISSING | (live.can_protect ? UFFD_WP : 0),

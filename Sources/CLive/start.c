@@ -52,7 +52,7 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     int error = open_proc_files();
     if (!error) error = open_copies();
     if (!error) error = open_uffds();
-    if (!error) error = install_handler();
+    if (!error) error = clive_keep_handler();
     if (!error) error = start_fault_thread();
     if (!error) error = register_everything();
     return error;

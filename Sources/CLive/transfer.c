@@ -118,6 +118,13 @@ static bool make_own(int home_uffd, uint64_t page) {
     return kernel_advise(page, 1, ADVISE_POPULATE_WRITE) == 0;
 }
 
+size_t move_own(int uffd, uint64_t to, uint64_t from, int from_uffd, int *error) {
+    *error = 0;
+    if (move_run(uffd, to, from, 1, error)) return 1;
+    if (*error != EBUSY || !make_own(from_uffd, from)) return 0;
+    return move_run(uffd, to, from, 1, error);
+}
+
 /// Copies one page. What lies where it should go has nothing to say, as below.
 static size_t copy_single(int to_uffd, int from_uffd, uint64_t to, uint64_t from, unsigned flags, int *error) {
     size_t done = copy_pages(to_uffd, from_uffd, to, from, 1, flags, error);
@@ -140,12 +147,16 @@ static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t fr
         case EBUSY:
             if (flags & TO_SLOT && is_own) return 0;
             is_own = true;
-            if (!(flags & TO_SLOT) || !make_own(from_uffd, from))
-                return copy_single(to_uffd, from_uffd, to, from, flags, error);
+            if (!(flags & TO_SLOT)) return copy_single(to_uffd, from_uffd, to, from, flags, error);
+            // A copy of it might be a copy of what is pinned.
+            if (!make_own(from_uffd, from)) return 0;
             break;
         case EINVAL:
             // Rights that differ, or locked memory. For a run: more than one mapping.
-            if (was_refused) return copy_single(to_uffd, from_uffd, to, from, flags, error);
+            if (was_refused) {
+                size_t done = flags & TO_SLOT ? move_aside(to, from, from_uffd, error) : 0;
+                return done || *error != EINVAL ? done : copy_single(to_uffd, from_uffd, to, from, flags, error);
+            }
             was_refused = true;
             break;
         case ENOMEM:

@@ -84,6 +84,8 @@ extension LiveSpace {
             clive_block_signals()
             while forks.load(ordering: .acquiring) == generation {
                 clive_wait_returns(1_000_000_000)
+                // A program that handles SIGBUS itself may have begun to just now.
+                _ = clive_keep_handler()
                 deliverInvalidations()
             }
         }

@@ -127,6 +127,7 @@ public final class LiveSpace: @unchecked Sendable {
                 """)
         }
         try HMMError.check(status, "userfaultfd cannot be used")
+        machine.frames.leavesSlotsEmpty = true
         machine.setForeignSpace(self)
         forking.set(self)
         installForkHandlers()
@@ -189,6 +190,7 @@ public final class LiveSpace: @unchecked Sendable {
     /// The mmap lock is held.
     func register(_ pages: PageRange, _ faults: FaultPath) throws(HMMError) {
         let mode = Self.mode(of: faults)
+        _ = clive_keep_handler()
         try HMMError.check(
             clive_register(pages.lowerBound.raw, UInt64(pages.pageCount), mode), "the memory cannot be adopted")
     }

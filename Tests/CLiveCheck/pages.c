@@ -91,6 +91,24 @@ static int check_pinned(void) {
     return 0;
 }
 
+/// The same of memory that is locked, or may be executed: its pages are copied, which no pin may miss.
+static int check_pinned_elsewhere(bool is_locked) {
+    char *home = make(8);
+    uint64_t page = page_of(home);
+    EXPECT((is_locked ? mlock(home, 8 * PAGE_BYTES) : mprotect(home, 8 * PAGE_BYTES, 7)) == 0);
+    EXPECT(clive_register(page, 8, CLIVE_ON_THREAD) == 0);
+    int ring = pin(home + 2 * PAGE_BYTES);
+    if (ring < 0) return 0;
+    EXPECT(clive_take(page, frames, 8, 0, result) == 7 && result[2] == EBUSY && *clive_word(page + 2) == 0);
+    for (int i = 0; i < 8; i++) EXPECT(i == 2 || *byte_at(arena, FIRST_FRAME + i) == i + 1);
+    EXPECT(clive_bring(page, 8, result, NULL) == 7);
+    close(ring);
+    for (int i = 0; i < 100 && clive_take(page + 2, &frames[2], 1, 0, result) == 0; i++) usleep(1000);
+    EXPECT(*byte_at(arena, FIRST_FRAME + 2) == 3 && *byte_at(home, 2) == 3);
+    while (clive_drain(returns, PAGES)) {}
+    return 0;
+}
+
 /// What is shared with a child since a fork goes to the device as a copy of this process's own.
 static int check_shared_with_child(void) {
     char *home = make(8);
@@ -198,6 +216,8 @@ int clive_check_pages(const struct clive_options *options) {
     RUN(check_rights());
     // A page that cannot be protected is not copied for a device that reads: it would wait here.
     if (moves && features.write_protect && !(options->without_features & 1)) RUN(check_pinned());
+    if (moves) RUN(check_pinned_elsewhere(true));
+    if (moves) RUN(check_pinned_elsewhere(false));
     RUN(check_shared_with_child());
     RUN(check_mapped_anew());
     RUN(check_stack());

@@ -71,6 +71,9 @@ struct clive_options {
 /// had; -EOPNOTSUPP where pages are not of 4 KiB.
 int clive_start(void *_Nonnull arena, uint64_t arena_frames, const struct clive_options *_Nonnull options);
 void clive_set_fault_around(uint32_t pages);
+/// Puts the SIGBUS handler in front again, if somebody has put another in its place since: that one is behind it from
+/// now on. -ENOSPC after some such changes.
+int clive_keep_handler(void);
 
 /// Before fork(), with no take or bring going on: lets the faults that are being answered come to an end and new ones
 /// wait, so that the child finds no page halfway. One of the two below ends it, on the same thread, in each process;

@@ -258,7 +258,7 @@ public final class DeviceMemory: @unchecked Sendable {
         willUse()
         return lock.withLock {
             for chunk in chunks where chunk.isRetired && chunk.allocator.usedFrames == 0 {
-                chunk.allocator.recycle(keepingGenerations: true)
+                chunk.allocator.recycle(keepingGenerations: true, discarding: frames.leavesSlotsEmpty)
                 spare.append((chunk.first, chunk.count))
             }
             chunks.removeAll { $0.isRetired && $0.allocator.usedFrames == 0 }

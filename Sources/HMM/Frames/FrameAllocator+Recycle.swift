@@ -10,8 +10,10 @@ extension FrameAllocator {
     /// Makes the allocator, the records and the bytes of its frames what they were before the first allocation. No
     /// frame is handed out, and nobody else calls.
     ///
-    /// - Parameter keepingGenerations: somebody may still compare the number of a frame's life.
-    func recycle(keepingGenerations: Bool = false) {
+    /// - Parameters:
+    ///   - keepingGenerations: somebody may still compare the number of a frame's life.
+    ///   - discarding: the bytes go back to the host, however few they are.
+    func recycle(keepingGenerations: Bool = false, discarding: Bool = false) {
         precondition(usedFrames == 0, "an allocator was recycled with frames in use")
         lockLists()
         defer { unlockLists() }
@@ -26,7 +28,7 @@ extension FrameAllocator {
             heads[order] = 0
         }
         for i in 0..<stripeCount { stripe(i).frames.pointee.empty() }
-        if reached - first <= Self.clearedFrames {
+        if !discarding, reached - first <= Self.clearedFrames {
             clearUsed(keepingGenerations)
         } else {
             let count = Int(reached - first)

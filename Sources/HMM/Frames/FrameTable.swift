@@ -32,6 +32,10 @@ public final class FrameTable: @unchecked Sendable {
     /// Chunks given to zones. Guarded by `zonesLock`.
     private var chunkCount = 0
 
+    /// Frames of device memory that nobody uses have no bytes: they go away with the page, and whoever touched one
+    /// would make some. Set before the first allocation, immutable afterwards.
+    package var leavesSlotsEmpty = false
+
     /// The shared page of zeros. Mapped only read-only, never counted.
     package static let zeroFrame = FrameNumber(1)
     /// The shared 2 MiB of zeros.
