@@ -132,8 +132,8 @@ size_t copy_run(int uffd, uint64_t to, const void *from, size_t n, bool protecte
 size_t copy_pages(int to_uffd, int from_uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error);
 
 /// Takes a page into a slot that the kernel does not move there, because its memory has other rights or is locked. It
-/// is copied from an address of such memory to which it was moved: what is pinned does not move (EBUSY), and a copy of it
-/// would miss what the pin is for. 1 or 0; the error stays EINVAL where the kernel moves no such memory.
+/// is copied from an address of such memory to which it was moved: what is pinned does not move (EBUSY), and a copy of
+/// it would miss what the pin is for. 1 or 0; the error stays EINVAL where the kernel moves no such memory.
 size_t move_aside(uint64_t to, uint64_t from, int from_uffd, int *error);
 
 // resolve.c
