@@ -15,6 +15,8 @@ struct LiveLook {
         let flags: UInt8
         let isMappingWritable: Bool
         let isPrivate: Bool
+        /// All pages of the mapping are huge, also where the kernel does not say so of each.
+        let isHugetlb: Bool
 
         private func has(_ flag: Int) -> Bool { flags & UInt8(flag) != 0 }
 
@@ -22,7 +24,7 @@ struct LiveLook {
         var isPresent: Bool { !word.isAway && has(CLIVE_PRESENT) }
         var isHole: Bool { !word.isAway && !has(CLIVE_PRESENT) && !has(CLIVE_SWAPPED) }
         var isZero: Bool { isPresent && has(CLIVE_ZERO) }
-        var isHuge: Bool { has(CLIVE_HUGE) }
+        var isHuge: Bool { has(CLIVE_HUGE) || (isHugetlb && isPresent) }
         /// The page of a file, or of shared memory.
         var isFile: Bool { has(CLIVE_FILE) }
         /// Writes are noticed: after a fork, or because a device reads the page.
@@ -52,7 +54,8 @@ struct LiveLook {
                 for (index, page) in pages.enumerated() {
                     let seen = Page(
                         word: LiveWord.load(page), flags: flags[index],
-                        isMappingWritable: mapping.protection.contains(.write), isPrivate: !mapping.isShared)
+                        isMappingWritable: mapping.protection.contains(.write), isPrivate: !mapping.isShared,
+                        isHugetlb: mapping.isHugetlb)
                     guard try body(page, seen) else { return }
                 }
             } catch { failure = error }
