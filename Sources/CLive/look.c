@@ -2,12 +2,26 @@
 #include "internal.h"
 #include <fcntl.h>
 #include <string.h>
+#include <sys/prctl.h>
+
+/// After a process gave its rights up (setuid), its files in /proc are root's until the next exec, for as long as it is
+/// not "dumpable". A child of it needs them.
+static long open_own(const char *name) {
+    long file = kernel_call(SYS_openat, AT_FDCWD, (long)name, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    if (file != -EACCES) return file;
+    long before = kernel_call(SYS_prctl, PR_GET_DUMPABLE, 0, 0, 0, 0, 0);
+    if (kernel_call(SYS_prctl, PR_SET_DUMPABLE, 1, 0, 0, 0, 0) != 0) return file;
+    file = kernel_call(SYS_openat, AT_FDCWD, (long)name, O_RDONLY | O_CLOEXEC, 0, 0, 0);
+    // 2 is the system's to set; 0 lets nobody see more than that.
+    kernel_call(SYS_prctl, PR_SET_DUMPABLE, before == 1, 0, 0, 0, 0);
+    return file;
+}
 
 int open_proc_files(void) {
     int *files[] = { &live.pagemap, &live.maps };
     const char *names[] = { "/proc/self/pagemap", "/proc/self/maps" };
     for (int i = 0; i < 2; i++) {
-        long file = kernel_call(SYS_openat, AT_FDCWD, (long)names[i], O_RDONLY | O_CLOEXEC, 0, 0, 0);
+        long file = open_own(names[i]);
         if (file < 0) return (int)file;
         *files[i] = (int)file;
     }

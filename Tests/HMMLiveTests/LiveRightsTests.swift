@@ -35,6 +35,27 @@ struct LiveRightsTests {
     /// MREMAP_MAYMOVE and MREMAP_FIXED.
     private static let mayMoveHere: Int32 = 3
 
+    @Test("a process that gave up its rights can fork all the same", .enabled(if: geteuid() == 0, "needs root"))
+    func lostRights() async {
+        await #expect(processExitsWith: .success) {
+            let live = try LiveFixture(pages: 8, usedBySystemCalls: true)
+            live.fill()
+            _ = try live.device.prefetch(live.pages)
+            precondition(setuid(65534) == 0)
+            let child = live.space.fork()
+            if child == 0 {
+                let isRight = live.firstDifference() == nil
+                live.fill(2)
+                _exit(isRight && live.firstDifference(2) == nil ? 0 : 1)
+            }
+            var status: Int32 = 0
+            waitpid(child, &status, 0)
+            precondition(status == 0, "the child of who gave up his rights lost data")
+            precondition(live.firstDifference() == nil)
+            exit(0)
+        }
+    }
+
     @Test("what lies beside pages that a device took is as before, and all of it can be moved")
     func neighbours() async {
         await #expect(processExitsWith: .success) {
