@@ -75,6 +75,25 @@ bool is_huge(uint64_t page) {
     return scan(page, 1, SCAN_HUGE, SCAN_HUGE, &said) == 0 && said & CLIVE_HUGE;
 }
 
+/// Without PAGEMAP_SCAN: asked for its node, the page of zeros is none that has one.
+static void find_zeros(uint64_t page, size_t n, uint8_t *out) {
+    enum { MOST = 64 };
+    uint64_t pages[MOST];
+    size_t index[MOST], found = 0;
+    int nodes[MOST];
+    for (size_t i = 0; i <= n; i++) {
+        if (found == MOST || (i == n && found)) {
+            bool is_known = clive_nodes(pages, found, nodes) == 0;
+            for (size_t k = 0; is_known && k < found; k++)
+                if (nodes[k] == -EFAULT) out[index[k]] |= CLIVE_ZERO;
+            found = 0;
+        }
+        if (i == n || (out[i] & (CLIVE_PRESENT | CLIVE_FILE | CLIVE_EXCLUSIVELY_MAPPED)) != CLIVE_PRESENT) continue;
+        index[found] = i;
+        pages[found++] = page + i;
+    }
+}
+
 int clive_look(uint64_t page, size_t count, uint8_t *out) {
     for (size_t done = 0; done < count;) {
         uint64_t entries[128];
@@ -95,7 +114,9 @@ int clive_look(uint64_t page, size_t count, uint8_t *out) {
     if (count == 0) return 0;
     // These two are not in the file. Asked for alone they cost a tenth of it.
     int error = scan(page, count, SCAN_ZERO | SCAN_HUGE, SCAN_ZERO | SCAN_HUGE, out);
-    return has_no_scan(error) ? 0 : error;
+    if (!has_no_scan(error)) return error;
+    find_zeros(page, count, out);
+    return 0;
 }
 
 int clive_look_quickly(uint64_t page, size_t count, uint8_t *out) {
