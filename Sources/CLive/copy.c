@@ -10,9 +10,10 @@ enum {
     COPY_PAGES = 16,
     LOCK_ON_FAULT = 1,
     /// Each copy that is watched needs a buffer outside of registered memory, and not on a stack that may be small.
-    BUFFERS = 8,
+    BUFFERS = MOST_COPIES,
 };
 static uint8_t buffers[BUFFERS][COPY_PAGES * PAGE_BYTES] __attribute__((aligned(4096)));
+struct copy_under_way copies_under_way[MOST_COPIES];
 /// 0: free. Taken by exchange.
 static uint32_t buffer_taken[BUFFERS];
 
@@ -57,7 +58,20 @@ static int take_buffer(void) {
     }
 }
 
-static void give_buffer(int index) { __atomic_store_n(&buffer_taken[index], 0, __ATOMIC_RELEASE); }
+static void note_copy(int index, const void *bytes, uint64_t to, uint64_t from, size_t n) {
+    struct copy_under_way *copy = &copies_under_way[index];
+    *copy = (struct copy_under_way){ bytes, to, from, 0 };
+    __atomic_store_n(&copy->n, n, __ATOMIC_SEQ_CST);
+}
+
+static void give_buffer(int index) {
+    __atomic_store_n(&copies_under_way[index].n, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&buffer_taken[index], 0, __ATOMIC_RELEASE);
+}
+
+void end_copies(void) {
+    for (int i = 0; i < BUFFERS; i++) give_buffer(i);
+}
 
 /// Reads memory as the kernel does for itself: answers false instead of faulting.
 static bool read_pages(uint8_t *to, uint64_t from, size_t n) {
@@ -76,6 +90,7 @@ static size_t copy_watched(int to_uffd, int from_uffd, uint64_t to, uint64_t fro
     if (!read_pages(buffer, from, n)) {
         *error = EFAULT;
     } else {
+        note_copy(index, buffer, to, from, n);
         drop_pages(from, n);
         done = copy_run(to_uffd, to, buffer, n, flags & PROTECTED, error);
         // What did not arrive goes back: it is nowhere else.
@@ -95,6 +110,7 @@ static size_t copy_aside(int to_uffd, int from_uffd, uint64_t to, uint64_t from,
     long result = -EFAULT;
     // All of one mapping, or page by page.
     for (;; n = 1) {
+        note_copy(index, (const void *)(aside * PAGE_BYTES), to, from, n);
         result = kernel_call(SYS_mremap, (long)(from * PAGE_BYTES), (long)(n * PAGE_BYTES), (long)(n * PAGE_BYTES),
                              REMAP_MAY_MOVE | REMAP_FIXED | REMAP_KEEP_OLD, (long)(aside * PAGE_BYTES), 0);
         if (result >= 0 || n == 1) break;

@@ -46,6 +46,8 @@ struct live {
     /// The gate: while `gate` has the number of a thread, only that thread starts to answer a fault;
     /// `answering` threads are behind it.
     uint32_t gate, answering;
+    /// A fork keeps the gate, and faults have waited at it; `passed`: some went through all the same.
+    uint32_t forking, refusals, passed;
     uint64_t features;
     struct clive_counts counts;
 };
@@ -126,6 +128,17 @@ long drop_pages(uint64_t page, uint64_t n);
 
 // copy.c
 int open_copies(void);
+/// A copy that is nowhere else for a moment, and where it is: read by a child that was forked in that moment.
+struct copy_under_way {
+    const void *bytes;
+    uint64_t to, from;
+    /// 0: none.
+    size_t n;
+};
+enum { MOST_COPIES = 8 };
+extern struct copy_under_way copies_under_way[MOST_COPIES];
+/// In a child: nobody copies.
+void end_copies(void);
 /// UFFDIO_COPY. `from` is an address, which the kernel reads. Answers how many pages went, from the first.
 size_t copy_run(int uffd, uint64_t to, const void *from, size_t n, bool protected, int *error);
 /// Copies pages until one cannot be copied, and takes the originals away; holes stay holes.
@@ -151,11 +164,20 @@ bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thr
 /// False: this thread has closed it already.
 bool close_gate(void);
 void open_gate(void);
+/// Waits until no fault is being answered. The gate is closed.
+void wait_for_answers(void);
 
 // returns.c
 void push_return(uint64_t page, uint32_t frame, uint32_t bits);
 /// Wakes the reader, if it sleeps, after some pushes.
 void announce_returns(void);
+
+/// In a child: an empty queue, and everything that has to be delivered is found by a scan.
+void restart_returns(void);
+
+// halfway.c
+/// In a child: what the parent was moving when it was copied is put where it belongs.
+void mend_halfway(void);
 
 // ranges.c
 long register_pages(int uffd, uint64_t page, uint64_t n);

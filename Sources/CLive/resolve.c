@@ -11,6 +11,27 @@ static bool try_enter(uint32_t thread) {
     return false;
 }
 
+enum {
+    /// So often is a fault refused, for milliseconds, before it is let through while a fork keeps the gate: what forks
+    /// may wait for a lock, of the allocator for one, that the thread holds which faults.
+    MOST_REFUSALS = 200,
+};
+
+/// The child may find the page halfway then, and mends it.
+static bool try_pass(void) {
+    if (!__atomic_load_n(&live.forking, __ATOMIC_SEQ_CST)) return false;
+    if (__atomic_fetch_add(&live.refusals, 1, __ATOMIC_RELAXED) < MOST_REFUSALS) return false;
+    __atomic_store_n(&live.passed, 1, __ATOMIC_SEQ_CST);
+    __atomic_fetch_add(&live.answering, 1, __ATOMIC_SEQ_CST);
+    if (__atomic_load_n(&live.forking, __ATOMIC_SEQ_CST)) return true;
+    __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST);
+    return false;
+}
+
+void wait_for_answers(void) {
+    for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
+}
+
 bool close_gate(void) {
     uint32_t self = this_thread(), nobody = 0;
     for (unsigned turn = 0; !__atomic_compare_exchange_n(&live.gate, &nobody, self, false, __ATOMIC_SEQ_CST,
@@ -19,7 +40,7 @@ bool close_gate(void) {
         nobody = 0;
         wait_turn(turn);
     }
-    for (unsigned turn = 0; __atomic_load_n(&live.answering, __ATOMIC_SEQ_CST); turn++) wait_turn(turn);
+    wait_for_answers();
     return true;
 }
 
@@ -28,7 +49,7 @@ void open_gate(void) { __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST); }
 /// The fault thread (`thread` is not 0) does not wait at the gate: the next fault may be the one of the thread that
 /// keeps it. It lets the fault happen again.
 static bool enter(uint32_t thread) {
-    for (unsigned turn = 0; !try_enter(thread); turn++) {
+    for (unsigned turn = 0; !try_enter(thread) && !try_pass(); turn++) {
         if (thread) {
             sleep_ns(20000);
             return false;

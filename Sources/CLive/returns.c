@@ -69,6 +69,13 @@ void push_return(uint64_t page, uint32_t frame, uint32_t bits) {
     __atomic_store_n(&queue.overflow, 1, __ATOMIC_SEQ_CST);
 }
 
+void restart_returns(void) {
+    for (uint64_t i = 0; i < CELLS; i++) queue.cells[i].turn = 0;
+    queue.push = queue.pop = 0;
+    queue.scanning = queue.scan_segment = queue.scan_page = 0;
+    __atomic_store_n(&queue.overflow, 1, __ATOMIC_SEQ_CST);
+}
+
 enum { FUTEX_WAIT_PRIVATE_CALL = 128, FUTEX_WAKE_PRIVATE_CALL = 129 };
 
 static void wake(void) {

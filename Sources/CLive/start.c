@@ -67,9 +67,15 @@ int clive_start(void *arena, uint64_t arena_frames, const struct clive_options *
     return error;
 }
 
-void clive_before_fork(void) { close_gate(); }
+void clive_before_fork(void) {
+    close_gate();
+    live.passed = live.refusals = 0;
+    __atomic_store_n(&live.forking, 1, __ATOMIC_SEQ_CST);
+}
 
 int clive_after_fork_in_parent(void) {
+    __atomic_store_n(&live.forking, 0, __ATOMIC_SEQ_CST);
+    wait_for_answers();
     int error = live.started ? protect_everything() : 0;
     open_gate();
     return error;
@@ -79,6 +85,7 @@ int clive_after_fork_in_child(void) {
     int error = 0;
     // Threads of the parent that stood at the gate are not here, and the one that keeps it has another number.
     __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.forking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
     if (live.started) {
         // These belong to the memory of the parent.
@@ -91,6 +98,7 @@ int clive_after_fork_in_child(void) {
         // Who answers is there before anything can fault.
         if (!error) error = start_fault_thread();
         if (!error) error = register_everything();
+        if (!error && live.passed) mend_halfway();
         if (!error) error = protect_everything();
     }
     open_gate();

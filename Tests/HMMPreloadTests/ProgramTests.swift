@@ -53,7 +53,8 @@ struct ProgramTests {
 
 private let checksOfProbe = [
     "names", "copies", "stale-numbers", "fork", "vfork", "coherent-copies", "arguments", "mappings", "system-calls",
-    "carriers", "allocator", "device-mapping", "pins", "signals", "threads", "programs",
+    "carriers", "allocator", "device-mapping", "pins", "signals", "threads",
+    "allocating-threads", "programs",
 ]
 
 /// The same where the faults that the kernel takes in system calls are not answered: what a user gets who may not

@@ -66,7 +66,7 @@ int main(int count, char **arguments) {
         {"coherent-copies", check_coherent_copies}, {"arguments", check_arguments}, {"mappings", check_mappings},
         {"system-calls", check_system_calls}, {"carriers", check_carriers}, {"allocator", check_allocator},
         {"device-mapping", check_device_mapping}, {"pins", check_pins}, {"signals", check_signals},
-        {"threads", check_threads}, {"programs", check_programs},
+        {"threads", check_threads}, {"allocating-threads", check_allocating_threads}, {"programs", check_programs},
     };
     for (size_t index = 0; index < sizeof checks / sizeof *checks; index++) {
         if (count > 1 && strcmp(arguments[1], checks[index].name) != 0) continue;

@@ -67,6 +67,7 @@ void check_pins(void);
 // process.c
 void check_signals(void);
 void check_threads(void);
+void check_allocating_threads(void);
 void check_programs(void);
 
 #endif

@@ -97,6 +97,44 @@ void check_threads(void) {
     for (int index = 0; index < THREADS; index++) CHECK(pthread_join(threads[index], NULL) == 0);
 }
 
+static void *allocate(void *context) {
+    int device = open_device(*(int *)context % 2);
+    for (uint64_t round = 0; round < 200; round++) {
+        char *block = malloc((PAGES + 1) * PAGE);
+        uint64_t *words = malloc(PAGES * PAGE);
+        CHECK(block != NULL && words != NULL);
+        uint64_t *memory = (uint64_t *)(((uintptr_t)block + PAGE - 1) & ~(uintptr_t)(PAGE - 1));
+        for (uint64_t page = 0; page < PAGES; page++) memory[page * WORDS] = page ^ round;
+        int error = ask(device, DEVICE_MIGRATE, memory, PAGES, words);
+        CHECK(error == 0 || error == ENOENT);
+        CHECK(is_intact(memory, PAGES, round));
+        free(block);
+        free(words);
+    }
+    close(device);
+    return NULL;
+}
+
+static void allocate_in_child(void *context) {
+    (void)context;
+    char *block = malloc(PAGES * PAGE);
+    CHECK(block != NULL);
+    memset(block, 1, PAGES * PAGE);
+    free(block);
+}
+
+// A fork waits for the locks of the allocator, which threads hold that touch memory of devices.
+void check_allocating_threads(void) {
+    pthread_t threads[THREADS];
+    int numbers[THREADS];
+    for (int index = 0; index < THREADS; index++) {
+        numbers[index] = index;
+        CHECK(pthread_create(&threads[index], NULL, allocate, &numbers[index]) == 0);
+    }
+    for (int round = 0; round < 50; round++) CHECK(in_child(allocate_in_child, NULL) == 0);
+    for (int index = 0; index < THREADS; index++) CHECK(pthread_join(threads[index], NULL) == 0);
+}
+
 // Programs that are started from here have the devices too, and memory of their own.
 void check_programs(void) {
     int device = open_device(0);
