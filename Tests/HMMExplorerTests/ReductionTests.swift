@@ -33,7 +33,9 @@ struct ReductionTests {
         #expect(states == ["11", "12", "13", "22", "23"])
     }
 
-    @Test("The final states are those of the unreduced search", arguments: SmallRace.all + FineSteps.all)
+    private static let races = SmallRace.all + FineSteps.all + FolioSteps.all
+
+    @Test("The final states are those of the unreduced search", arguments: races)
     func sameFinalStates(_ race: SmallRace) throws {
         let (reduced, some) = states(of: race, .exhaustive)
         let (unreduced, all) = states(of: race, .unreduced)

@@ -11,6 +11,23 @@ struct ScenarioProgramTests {
         "map a 1 rw\ncpu write a 1\nrace\nthread one\nadvise a dontneed\nthread two\ndev0 read a\nend\ncpu read a\n",
         "map a 1 rw\ncpu write a 1\nrace\nthread one\ndev0 migrate a\nthread two\ncpu write a 2\nend\ncpu read a\n",
         "map a 1 rw\ncpu write a 1\nrace\nthread one\ndev0 exclusive a\nthread two\ncpu write a 2\nend\ncpu read a\n",
+        // What reclaim is about to write is not clean, whoever says so: the slot has the bytes of its former life.
+        """
+        map a 1 rw
+        map b 1 rw
+        cpu write b 7
+        advise b pageout
+        cpu read b
+        cpu write a 1
+        race
+        thread one
+        advise a pageout
+        thread two
+        advise a free
+        end
+        cpu read a
+
+        """,
     ]
 
     @Test("The core stands every order", arguments: races)

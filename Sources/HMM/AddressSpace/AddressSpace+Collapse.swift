@@ -206,7 +206,7 @@ extension AddressSpace {
         guard head != large.present else { return nil }
         guard !frames.isDeviceFrame(head) else { return .unsuitable }
         guard frames.mapping(ofHead: head).isAnonymous else { return .hopeless }
-        guard frames.hasFlags(head, FrameFlags.onLRU), !frames.isLocked(head), isOnlyMapped(head) else { return .busy }
+        guard frames.isOnLRU(head), !frames.looksLocked(head), isOnlyMapped(head) else { return .busy }
         if frames.order(ofHead: head) > 0 { large.present = head }
         return nil
     }
@@ -302,11 +302,11 @@ extension AddressSpace {
             // Only a large folio can be met again.
             if frames.order(ofHead: head) == 0 || !isolated.contains(head) {
                 guard frames.tryLockFolio(head) else { return .busy }
-                guard isOnlyMapped(head), frames.hasFlags(head, FrameFlags.onLRU) else {
+                guard isOnlyMapped(head), frames.isOnLRU(head) else {
                     frames.unlockFolio(head)
                     return .busy
                 }
-                frames.clearFlags(head, FrameFlags.onLRU)
+                frames.takeOffLRU(head)
                 frames.get(head)
                 isolated.append(head)
             }
@@ -319,7 +319,7 @@ extension AddressSpace {
     private func release(_ isolated: ContiguousArray<FrameNumber>) {
         for head in isolated {
             frames.unlockFolio(head)
-            frames.setFlags(head, FrameFlags.onLRU)
+            frames.putOnLRU(head)
             machine.releaseUnmapped(head)
         }
     }

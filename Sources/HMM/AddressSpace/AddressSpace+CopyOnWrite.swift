@@ -40,7 +40,7 @@ extension AddressSpace {
     private func canReuse(_ frame: FrameNumber, _ vma: VMA) -> Bool {
         if frames.isAnonExclusive(frame) { return true }
         guard !frames.isLarge(frame) else { return false }
-        let cacheReference = frames.hasFlags(frame, FrameFlags.swapCache) ? 1 : 0
+        let cacheReference = frames.isInSwapCache(frame) ? 1 : 0
         guard frames.refCount(frame) <= 1 + cacheReference, frames.tryLockFolio(frame) else { return false }
         defer { frames.unlockFolio(frame) }
         machine.tryFreeSwap(frame)

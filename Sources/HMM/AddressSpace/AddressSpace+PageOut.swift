@@ -77,11 +77,11 @@ extension AddressSpace {
 
     /// Takes the folio off the list of reclaim, with a reference, if it is there and mapped only here.
     private func isolate(_ head: FrameNumber) -> Bool {
-        guard frames.hasFlags(head, FrameFlags.onLRU),
+        guard frames.isOnLRU(head),
             frames.mappingCount(head) == frames.pageCount(ofHead: head)
         else { return false }
         frames.get(head)
-        frames.clearFlags(head, FrameFlags.onLRU | FrameFlags.referenced)
+        frames.takeOffLRU(head)
         return true
     }
 
@@ -109,10 +109,10 @@ extension AddressSpace {
             frames.put(head)
             return isSplit
         }
-        let isIsolated = frames.hasFlags(head, FrameFlags.onLRU)
+        let isIsolated = frames.isOnLRU(head)
         if isIsolated {
             frames.get(head)
-            frames.clearFlags(head, FrameFlags.onLRU | FrameFlags.referenced)
+            frames.takeOffLRU(head)
         }
         tables.unlock(pmd)
         if isIsolated { machine.reclaim(head) }
@@ -147,12 +147,22 @@ extension AddressSpace {
                 _ = tables.exchange(pte, .empty)
                 machine.dropSwapEntry(leaf.swapSlot)
             } else if entry.isPresent, !entry.isSpecial, !frames.isDeviceFrame(entry.frame),
-                !frames.isLarge(entry.frame), frames.mappingCount(entry.frame) == 1
+                !frames.isLarge(entry.frame), makeClean(entry.frame)
             {
                 replacePresent(pte, entry) { $0.young(false).dirty(false) }
-                frames.clearFlags(entry.frame, FrameFlags.dirty)
                 frames.setFlags(entry.frame, FrameFlags.lazyFree)
             }
         }
+    }
+
+    /// Says that the page has nothing to be written, unless others use it. Not while reclaim has it locked: that relies
+    /// on what it found, and a slot that is not written has the bytes of its former life. The table is locked.
+    private func makeClean(_ frame: FrameNumber) -> Bool {
+        guard frames.mappingCount(frame) == 1, frames.tryLockFolio(frame) else { return false }
+        defer { frames.unlockFolio(frame) }
+        machine.tryFreeSwap(frame)
+        guard frames.mappingCount(frame) == 1, !frames.isInSwapCache(frame) else { return false }
+        frames.clearFlags(frame, FrameFlags.dirty)
+        return true
     }
 }

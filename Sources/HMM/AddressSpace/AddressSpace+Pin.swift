@@ -48,7 +48,7 @@ extension AddressSpace {
     package func release(_ frame: FrameNumber, _ mode: PageReferenceMode) {
         if mode.contains(.write) { markDirty(frame) }
         if mode.contains(.pin) {
-            frames.record(frames.head(of: frame)).pointee.pinCount.subtract(1, ordering: .acquiringAndReleasing)
+            frames.unpin(frames.head(of: frame))
         }
         frames.put(frame)
     }
@@ -70,7 +70,7 @@ extension AddressSpace {
             let frame = entry.frame + Int(page.raw & ((1 << UInt64(level.order)) - 1))
             frames.get(frame)
             if mode.contains(.pin), !frames.isZeroFrame(frame) {
-                frames.record(frames.head(of: frame)).pointee.pinCount.add(1, ordering: .acquiringAndReleasing)
+                frames.pin(frames.head(of: frame))
             }
             return frame
         }

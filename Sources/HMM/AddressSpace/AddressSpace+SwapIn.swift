@@ -83,7 +83,7 @@ extension AddressSpace {
     private func readSwapped(_ frame: FrameNumber, _ slot: SwapSlot) {
         frames.get(frame)  // the reference of the cache
         frames.record(frame).pointee.swapSlot.store(slot.raw, ordering: .relaxed)
-        frames.setFlags(frame, FrameFlags.swapCache | FrameFlags.upToDate | FrameFlags.onLRU)
+        frames.joinSwapCache(frame, FrameFlags.upToDate | FrameFlags.onLRU)
         machine.swap.read(slot, into: frames.bytes(of: frame))
         machine.statistics.swapIns.add()
     }
@@ -98,7 +98,7 @@ extension Machine {
     /// Ends the caching of the folio's slots. The references of the cache are the caller's to drop. The folio is
     /// locked.
     package func forgetSwapCache(_ head: FrameNumber) {
-        frames.clearFlags(head, FrameFlags.swapCache)
+        frames.leaveSwapCache(head)
         for i in 0..<frames.pageCount(ofHead: head) {
             let slot = swapSlot(of: head + i)
             frames.record(head + i).pointee.swapSlot.store(0, ordering: .relaxed)
@@ -108,7 +108,7 @@ extension Machine {
 
     /// Takes a folio out of the swap cache. It is locked; the caller has a reference besides the cache's.
     func removeFromSwapCache(_ head: FrameNumber) {
-        guard frames.hasFlags(head, FrameFlags.swapCache) else { return }
+        guard frames.isInSwapCache(head) else { return }
         // Without its slots the folio holds the only copy.
         frames.setFlags(head, FrameFlags.dirty)
         forgetSwapCache(head)
@@ -117,7 +117,7 @@ extension Machine {
 
     /// Takes a folio out of the swap cache if no entry names one of its slots. The folio is locked.
     package func tryFreeSwap(_ head: FrameNumber) {
-        guard frames.hasFlags(head, FrameFlags.swapCache) else { return }
+        guard frames.isInSwapCache(head) else { return }
         for i in 0..<frames.pageCount(ofHead: head) where swap.count(swapSlot(of: head + i)) > 1 { return }
         removeFromSwapCache(head)
     }
@@ -126,7 +126,7 @@ extension Machine {
     func dropSwapEntry(_ slot: SwapSlot) {
         guard let frame = swap.putEntry(slot), frames.tryGet(frame) else { return }
         let head = frames.head(of: frame)
-        if frames.hasFlags(head, FrameFlags.swapCache) { dropIfUnused(head) }
+        if frames.isInSwapCache(head) { dropIfUnused(head) }
         frames.put(frame)
     }
 
@@ -134,7 +134,7 @@ extension Machine {
     /// slot.
     func releaseUnmapped(_ frame: FrameNumber) {
         let head = frames.head(of: frame)
-        if frames.hasFlags(head, FrameFlags.swapCache), frames.mappingCount(head) == 0 { dropIfUnused(head) }
+        if frames.isInSwapCache(head), frames.mappingCount(head) == 0 { dropIfUnused(head) }
         frames.put(frame)
     }
 

@@ -50,7 +50,7 @@ extension FileMapping {
             let head = frames.head(of: frame)
             if frames.order(ofHead: head) == Geometry.pmdOrder { return .isHuge }
             let explained = frames.mappingCount(head) + machine.cacheReferences(ofHead: head) + 1
-            guard frames.hasFlags(head, FrameFlags.onLRU), frames.refCount(head) == explained else {
+            guard frames.isOnLRU(head), frames.refCount(head) == explained else {
                 return .failed(.busy)
             }
         }
@@ -88,7 +88,7 @@ extension FileMapping {
             }
             old[i] = frame
             let isSame = cache.content(first + i) == .frame(frame)
-            guard isSame, frames.hasFlags(frame, FrameFlags.onLRU) else { return .busy }
+            guard isSame, frames.isOnLRU(frame) else { return .busy }
             guard !frames.hasFlags(frame, FrameFlags.poisoned) else { return .hopeless }
             // Ours and the cache's are left.
             guard machine.unmapForReclaim(frame), frames.refCount(frame) == 2 else { return .busy }
@@ -109,7 +109,7 @@ extension FileMapping {
             if cache.replace(first + i, .empty, with: .frame(head + i)) { continue }
             // Somebody filled the hole.
             for j in 0..<i where old[j] == .none { _ = cache.replace(first + j, .frame(head + j), with: .empty) }
-            frames.setFlags(head, FrameFlags.truncated)
+            frames.leaveFile(head)
             frames.put(head, count: Int32(Self.hugePages))
             return .busy
         }
@@ -123,7 +123,7 @@ extension FileMapping {
 
     private func release(_ old: ContiguousArray<FrameNumber>, isReplaced: Bool) {
         for frame in old where frame != .none {
-            if isReplaced { machine.frames.setFlags(frame, FrameFlags.truncated) }
+            if isReplaced { machine.frames.leaveFile(frame) }
             machine.frames.unlockFolio(frame)
             machine.frames.put(frame, count: isReplaced ? 2 : 1)
         }

@@ -130,7 +130,7 @@ public final class FileMapping: @unchecked Sendable {
                     continue
                 }
                 let isRemoved = cache.replace(index, content, with: .empty)
-                if isRemoved { frames.setFlags(head, FrameFlags.truncated) }
+                if isRemoved { frames.leaveFile(head) }
                 frames.unlockFolio(head)
                 frames.put(frame, count: isRemoved ? 2 : 1)
                 if isRemoved { return }
@@ -152,7 +152,7 @@ public final class FileMapping: @unchecked Sendable {
                 let isRemoved = cache.replace(first + i, .frame(head + i), with: .empty)
                 precondition(isRemoved, "a page of a locked folio left its file")
             }
-            frames.setFlags(head, FrameFlags.truncated)
+            frames.leaveFile(head)
             frames.unlockFolio(head)
             frames.put(head, count: Int32(count + 1))
             return true

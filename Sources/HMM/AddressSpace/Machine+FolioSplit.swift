@@ -46,7 +46,7 @@ extension Machine {
     /// References that the swap cache or the page cache holds: one a page.
     func cacheReferences(ofHead head: FrameNumber) -> Int {
         let isCached =
-            frames.hasFlags(head, FrameFlags.swapCache)
+            frames.isInSwapCache(head)
             || (frames.mapping(ofHead: head).isFile && !frames.hasFlags(head, FrameFlags.truncated))
         return isCached ? frames.pageCount(ofHead: head) : 0
     }

@@ -10,7 +10,7 @@ extension Machine {
     /// where it is.
     func reclaim(_ head: FrameNumber) {
         defer {
-            frames.setFlags(head, FrameFlags.onLRU)
+            frames.putOnLRU(head)
             frames.put(head)
         }
         guard frames.tryLockFolio(head) else { return }
@@ -56,13 +56,18 @@ extension Machine {
         }
         let count = frames.pageCount(ofHead: head)
         if frames.hasFlags(head, FrameFlags.dirty) {
-            for i in 0..<count { swap.write(swapSlot(of: head + i), from: frames.bytes(of: head + i)) }
+            // Clean before it is copied: who writes to it meanwhile, by a reference, makes it dirty again.
             frames.clearFlags(head, FrameFlags.dirty)
+            for i in 0..<count { swap.write(swapSlot(of: head + i), from: frames.bytes(of: head + i)) }
             statistics.swapOuts.add(UInt64(count))
         }
         // Ours and the cache's. Anybody else's keeps the page in the cache, where a fault finds it.
         guard frames.freeze(head, expected: 1 + count) else {
             tryFreeSwap(head)
+            return true
+        }
+        if frames.hasFlags(head, FrameFlags.dirty) {
+            frames.unfreeze(head, count: 1 + count)
             return true
         }
         forgetSwapCache(head)
@@ -72,14 +77,14 @@ extension Machine {
 
     /// Gives the folio a slot a page and puts it into the swap cache, if it is not there yet.
     package func addToSwap(_ head: FrameNumber) -> Bool {
-        if frames.hasFlags(head, FrameFlags.swapCache) { return true }
+        if frames.isInSwapCache(head) { return true }
         let count = frames.pageCount(ofHead: head)
         guard let first = swap.allocate(count, caching: head) else { return false }
         frames.get(head, count: Int32(count))
         for i in 0..<count {
             frames.record(head + i).pointee.swapSlot.store(first.raw + UInt32(i), ordering: .relaxed)
         }
-        frames.setFlags(head, FrameFlags.swapCache | FrameFlags.dirty)
+        frames.joinSwapCache(head, FrameFlags.dirty)
         return true
     }
 
@@ -90,7 +95,9 @@ extension Machine {
         let index = Int(frames.index(ofHead: head))
         guard frames.hasFlags(head, FrameFlags.dirty) else {
             guard frames.freeze(head, expected: 2) else { return }
-            let isDropped = file.cache.replace(index, .frame(head), with: .empty)
+            // Who had a reference may have written to it since the first look.
+            let isClean = !frames.hasFlags(head, FrameFlags.dirty)
+            let isDropped = isClean && file.cache.replace(index, .frame(head), with: .empty)
             return frames.unfreeze(head, count: isDropped ? 1 : 2)
         }
         guard let slot = swap.allocate() else { return }

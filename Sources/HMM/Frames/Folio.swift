@@ -164,8 +164,14 @@ extension FrameTable {
     /// A reference to the folio that contains the frame, unless it is free. The caller must check that it is still
     /// the folio it meant.
     package func tryGet(_ frame: FrameNumber) -> Bool {
-        schedulingPoint(.update, on: countKey(frame))
-        let head = head(of: frame)
+        // The references are the head's, also if the folio came to be another one while that was announced.
+        var head = head(of: frame)
+        while true {
+            schedulingPoint(.update, on: countKey(head))
+            let now = self.head(of: frame)
+            if now == head { break }
+            head = now
+        }
         var count = record(head).pointee.refCount.load(ordering: .relaxed)
         while count > 0 {
             let result = record(head).pointee.refCount.compareExchange(
@@ -279,12 +285,4 @@ extension FrameTable {
 
     @inline(__always)
     func isAnonymous(_ frame: FrameNumber) -> Bool { mapping(ofHead: head(of: frame)).isAnonymous }
-
-    // MARK: Pins
-
-    func pinCount(_ head: FrameNumber) -> Int { Int(record(head).pointee.pinCount.load(ordering: .acquiring)) }
-
-    /// Whether somebody may be using the pages by DMA. Call after the entry was cleared and flushed: a pin that comes
-    /// later finds no entry.
-    func mayBePinned(_ frame: FrameNumber) -> Bool { pinCount(head(of: frame)) > 0 }
 }

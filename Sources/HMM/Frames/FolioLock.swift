@@ -16,8 +16,8 @@ package protocol SwapCacheDropper: AnyObject {
 extension FrameTable {
     private static let lockedWithWaiters = FrameFlags.locked | FrameFlags.waiters
 
-    // The record of a head stands for four objects: its lock, the unlocking that watchers wait for, the references and
-    // the mappings. Who takes or drops a reference does not mind who has the lock.
+    // The record of a head stands for seven objects: its lock, the unlocking that watchers wait for, references,
+    // mappings, and those of `FolioState`. Who takes or drops a reference does not mind who has the lock.
     @inline(__always)
     private func lockKey(_ head: FrameNumber) -> UInt { UInt(bitPattern: record(head)) }
     @inline(__always)
@@ -78,6 +78,7 @@ extension FrameTable {
         return isLocked(head)
     }
 
+    /// For who has it locked, or nobody else has; others ask `looksLocked`.
     package func isLocked(_ head: FrameNumber) -> Bool { hasFlags(head, FrameFlags.locked) }
 
     /// Sleeps until the lock of this folio is dropped once, or `entry` no longer holds `value`, without holding a

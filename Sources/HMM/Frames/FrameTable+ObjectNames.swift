@@ -10,7 +10,10 @@ extension FrameTable {
             case 0: return "folio lock of \(frame)"
             case 1: return "unlocking of \(frame)"
             case 2: return "references of \(frame)"
-            default: return "mappings of \(frame)"
+            case 3: return "mappings of \(frame)"
+            case 4: return "place of \(frame) on the list of reclaim"
+            case 5: return "caching of \(frame)"
+            default: return "pins of \(frame)"
             }
         }
         for (index, memory) in deviceZones.enumerated()

@@ -22,6 +22,7 @@ package final class SwapArea: @unchecked Sendable {
     private var counts: [UInt16]
     /// The frame that caches the slot, `none` when there is none.
     private var cached: [FrameNumber]
+    /// Free slots, the last one freed at the end. Some in between may be in use again: taken with their neighbours.
     private var freeSlots: [UInt32] = []
     private var untouched: UInt32 = 1
     private var used = 0
@@ -60,41 +61,65 @@ package final class SwapArea: @unchecked Sendable {
         // Found first, then announced, then taken: in between somebody else may have come, and it is done again.
         while let (first, hadLife) = lock.withLock({ findFree(count) }) {
             // A slot that never had a life is in nobody's entry.
-            if hadLife { for i in 0..<UInt32(count) { willChange(SwapSlot(first.raw + i)) } }
-            if lock.withLock({ take(first, count, caching: head) }) { return first }
+            if hadLife ? takeUsed(first, count, caching: head) : takeFresh(first, count, caching: head) { return first }
         }
         return nil
     }
 
+    /// Each slot is a step of its own: who looks at two of them may find one taken and the other one not yet.
+    private func takeUsed(_ first: SwapSlot, _ count: Int, caching head: FrameNumber) -> Bool {
+        var taken = 0
+        while taken < count {
+            let slot = SwapSlot(first.raw + UInt32(taken))
+            willChange(slot)
+            let isFree = lock.withLock {
+                guard counts[Int(slot.raw)] == 0 else { return false }
+                occupy(slot, caching: head == .none ? .none : head + taken)
+                return true
+            }
+            guard isFree else { break }
+            taken += 1
+        }
+        if count > 1 { lock.withLock { freeSlots.removeAll { counts[Int($0)] > 0 } } }
+        if taken == count { return true }
+        // Somebody was faster.
+        for i in 0..<UInt32(taken) {
+            let slot = SwapSlot(first.raw + i)
+            if head == .none { put(slot) } else { removeCache(slot) }
+        }
+        return false
+    }
+
     /// The first of so many free slots in a row, and whether they were used before. The lock is held.
     private func findFree(_ count: Int) -> (slot: SwapSlot, hadLife: Bool)? {
-        if count == 1, let recent = freeSlots.last { return (SwapSlot(recent), true) }
+        while count == 1, let recent = freeSlots.last {
+            if counts[Int(recent)] == 0 { return (SwapSlot(recent), true) }
+            freeSlots.removeLast()
+        }
         if Int(untouched) + count - 1 <= capacity { return (SwapSlot(untouched), false) }
         return count > 1 ? findFreeRun(count).map { ($0, true) } : nil
     }
 
-    /// False if one of the slots is not free any more. The lock is held.
-    private func take(_ slot: SwapSlot, _ count: Int, caching head: FrameNumber) -> Bool {
-        let first = Int(slot.raw)
-        if slot.raw == untouched {
+    /// False if they are not the first untouched ones any more.
+    private func takeFresh(_ first: SwapSlot, _ count: Int, caching head: FrameNumber) -> Bool {
+        lock.withLock {
+            guard first.raw == untouched else { return false }
             untouched += UInt32(count)
             counts.append(contentsOf: repeatElement(0, count: count))
             cached.append(contentsOf: repeatElement(.none, count: count))
-        } else {
-            let run = first..<first + count
-            guard run.upperBound <= counts.count, run.allSatisfy({ counts[$0] == 0 }) else { return false }
-            if count == 1, freeSlots.last == slot.raw {
-                freeSlots.removeLast()
-            } else {
-                freeSlots.removeAll { run.contains(Int($0)) }
+            for i in 0..<count {
+                occupy(SwapSlot(first.raw + UInt32(i)), caching: head == .none ? .none : head + i)
             }
+            return true
         }
-        for i in 0..<count {
-            counts[first + i] = 1
-            cached[first + i] = head == .none ? .none : head + i
-        }
-        used += count
-        return true
+    }
+
+    /// The free slot is in use. The lock is held.
+    private func occupy(_ slot: SwapSlot, caching frame: FrameNumber) {
+        counts[Int(slot.raw)] = 1
+        cached[Int(slot.raw)] = frame
+        if freeSlots.last == slot.raw { freeSlots.removeLast() }
+        used += 1
     }
 
     /// Slots in a row that were used and are free again: a search, done only when nothing untouched is left.

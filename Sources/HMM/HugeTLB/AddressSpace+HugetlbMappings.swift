@@ -156,7 +156,7 @@ extension AddressSpace {
             unmapHugetlb(file, slot)
             frames.lockFolio(head)
             let isRemoved = file.cache.replace(slot, .frame(head), with: .empty)
-            frames.setFlags(head, FrameFlags.truncated)
+            frames.leaveFile(head)
             frames.unlockFolio(head)
             frames.put(head, count: isRemoved ? 2 : 1)
         }
