@@ -8,6 +8,7 @@ extension Museum {
         .collapseWithoutNotifier,
         .sequenceSampledLate,
         .dirtyBitLost,
+        .dirtyBitOfPrivateEntry,
         .oldFolioOnLRU,
         .exclusiveRemovedWithoutReference,
         .exclusiveWithoutMapcount,

@@ -11,6 +11,7 @@ extension Museum {
         .failedCopyPublished, .tablesFreedUnderFaultWorker, .sharedMappingRetried, .exclusiveReentersDriver,
         .evictsItsOwnPass,
         // handlers of userfaultfd
-        .moveMissesSwapCache, .staleSourceAfterRemove, .waitsForNoEvent, .negativeProgress,
+        .moveMissesSwapCache, .staleSourceAfterRemove, .waitsForNoEvent, .negativeProgress, .writeBeforeProtection,
+        .unmapWaitsForLeavingPage,
     ]
 }

@@ -4,7 +4,7 @@ import HMMExplorer
 extension Exhibit {
     static let dropLeftToEachOther = Exhibit(
         "drop-left-to-each-other",
-        source: "our own core, found by the explorer",
+        source: "swift-hmm Machine.dropIfUnused(), found by this explorer",
         story: """
             Two threads have dropped a swap entry each, and want to know whether the page in the swap cache is still \
             of use. Who does not get the folio's lock leaves a mark for whoever has it, who looks again after the \

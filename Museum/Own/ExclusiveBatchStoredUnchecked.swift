@@ -6,7 +6,7 @@ import HMMExplorer
 extension Exhibit {
     static let exclusiveBatchStoredUnchecked = Exhibit(
         "exclusive-batch-stored-unchecked",
-        source: "our own core, found by the explorer",
+        source: "swift-hmm DmirrorMirror.store(), found by this explorer",
         story: """
             The driver took a batch of exclusive pages in the way of 6.12 and stored all that were granted, because \
             their folios are locked. Zap needs no folio lock: MADV_DONTNEED of one of the pages clears its exclusive \

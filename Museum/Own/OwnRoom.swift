@@ -6,5 +6,8 @@ extension Museum {
         .slotUncachedInTwoSteps,
         .exclusiveBatchStoredUnchecked,
         .dropLeftToEachOther,
+        .cleanedUnderReclaim,
+        .cleanAfterTheCopy,
+        .sharedPageDroppedAsClean,
     ]
 }

@@ -4,7 +4,7 @@ import HMMExplorer
 extension Exhibit {
     static let slotUncachedInTwoSteps = Exhibit(
         "slot-uncached-in-two-steps",
-        source: "our own core, found by the explorer",
+        source: "swift-hmm SwapArea.removeCache(), found by this explorer",
         story: """
             When a page had been written to swap, its slot was taken out of the swap cache in one step, and the count \
             that the cache had held was dropped in the next. A write that faults in between reads the slot into a new \

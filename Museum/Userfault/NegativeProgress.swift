@@ -11,7 +11,7 @@ extension Exhibit {
             for more than it asked for, and ends with pages missing. Mended: both meanings are decoded, and EAGAIN \
             tries again.
             """,
-        kind: .assertion
+        kind: .assertion, isExhaustive: true
     ) { scene, version in
         let space = try scene.machine.makeAddressSpace()
         try space.map(Place.pages(3), protection: .readWrite, kind: .anonymous(huge: false))

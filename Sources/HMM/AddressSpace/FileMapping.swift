@@ -8,7 +8,7 @@ import Synchronization
 public final class FileMapping: @unchecked Sendable {
     /// The number by which frames name this file.
     let id: UInt32
-    let cache: PageCache
+    package let cache: PageCache
     let invalidateLock = RWLock(.invalidate)
     let mapLock = RWLock(.iMmap)
     /// VMAs that map the file, in the order in which walkers visit them.

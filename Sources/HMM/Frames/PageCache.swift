@@ -5,9 +5,9 @@ import Synchronization
 /// A frame in the cache holds one reference (a large folio one a page). Slots are changed with the folio locked, or
 /// under the file's invalidate lock, and always under `lock`; they are read without a lock, by `get`. Both announce
 /// the slot first.
-final class PageCache: @unchecked Sendable {
+package final class PageCache: @unchecked Sendable {
     /// What a slot holds.
-    enum Content: Equatable {
+    package enum Content: Equatable {
         case empty
         case frame(FrameNumber)
         case swap(SwapSlot)
@@ -54,7 +54,7 @@ final class PageCache: @unchecked Sendable {
     }
 
     /// Puts `new` where `old` is. Answers false, and changes nothing, when something else is there.
-    func replace(_ index: Int, _ old: Content, with new: Content) -> Bool {
+    package func replace(_ index: Int, _ old: Content, with new: Content) -> Bool {
         schedulingPoint(.update, on: UInt(bitPattern: slots + index))
         return lock.withLock {
             guard decode(slots[index].load(ordering: .relaxed)) == old else { return false }
