@@ -33,9 +33,11 @@ size_t copy_run(int uffd, uint64_t to, const void *from, size_t n, bool protecte
             .mode = UFFD_ASLEEP | (protected && live.can_protect ? UFFD_COPY_PROTECTED : 0),
         };
         long result = kernel_ioctl(uffd, UFFD_COPY, &copy);
-        if (result == 0) return n;
-        if (copy.done > 0) {
-            done += (size_t)copy.done / PAGE_BYTES;
+        size_t copied = result == 0 ? n - done : copy.done > 0 ? (size_t)copy.done / PAGE_BYTES : 0;
+        // Such a kernel leaves them unprotected only where nobody may write them.
+        if (copied && protected && !live.protects_copies) protect_pages(uffd, to + done, copied, true);
+        if (copied) {
+            done += copied;
             turn = 0;
         } else if (asks_again(result)) {
             wait_turn(turn++);

@@ -37,7 +37,7 @@ struct live {
     /// By clive_mode. The same file twice where the kernel cannot raise SIGBUS.
     int uffd[2];
     int pagemap, maps;
-    bool started, can_move, can_protect, can_zero, sigbus, kernel_faults;
+    bool started, can_move, can_protect, protects_copies, can_zero, sigbus, kernel_faults;
     uint64_t arena_page, arena_frames;
     uint64_t *owners;
     /// Addresses to which pages are taken while they are copied.

@@ -37,6 +37,15 @@ static int enable(int uffd, uint64_t features, struct clive_features *out) {
     return (int)result;
 }
 
+static uint64_t pagemap_entry(const void *page) {
+    uint64_t entry = 0;
+    int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
+    if (pagemap < 0) return 0;
+    if (pread(pagemap, &entry, 8, (off_t)((uint64_t)(uintptr_t)page / PAGE_BYTES * 8)) != 8) entry = 0;
+    close(pagemap);
+    return entry;
+}
+
 /// What can be done to private anonymous memory that is registered.
 static uint64_t ioctls_of(int uffd, void *page, uint64_t mode) {
     struct kernel_uffd_register range = { { (uint64_t)(uintptr_t)page, PAGE_BYTES }, mode, 0 };
@@ -45,7 +54,18 @@ static uint64_t ioctls_of(int uffd, void *page, uint64_t mode) {
 
 static bool can(uint64_t ioctls, unsigned number) { return ioctls >> number & 1; }
 
-static void probe_uffd(struct clive_features *out, void *page) {
+/// Copies a page to where it may only be read, and asks whether it is protected there.
+static bool protects_copies(int uffd, uint8_t *from, uint8_t *to) {
+    madvise(to, PAGE_BYTES, MADV_DONTNEED);
+    if (mprotect(to, PAGE_BYTES, PROT_READ) || !ioctls_of(uffd, to, UFFD_MISSING | UFFD_WP)) return false;
+    struct kernel_uffd_transfer copy = {
+        .to = (uint64_t)(uintptr_t)to, .from = (uint64_t)(uintptr_t)from, .bytes = PAGE_BYTES,
+        .mode = UFFD_ASLEEP | UFFD_COPY_PROTECTED,
+    };
+    return kernel_ioctl(uffd, UFFD_COPY, &copy) == 0 && pagemap_entry(to) & PAGEMAP_PROTECTED;
+}
+
+static void probe_uffd(struct clive_features *out, uint8_t *page) {
     int uffd = open_uffd(out);
     if (uffd < 0) {
         out->open_error = -uffd;
@@ -65,6 +85,7 @@ static void probe_uffd(struct clive_features *out, void *page) {
     enable(uffd, features & (FEATURE_WP | FEATURE_MOVE), &ignored);
     out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING | UFFD_WP);
     out->write_protect = features & FEATURE_WP && can(out->uffd_ioctls, 6);
+    out->protects_copies = out->write_protect && protects_copies(uffd, page, page + PAGE_BYTES);
     if (!out->uffd_ioctls) out->uffd_ioctls = ioctls_of(uffd, page, UFFD_MISSING);
     out->copy = can(out->uffd_ioctls, 3);
     out->zeropage = can(out->uffd_ioctls, 4);
@@ -80,7 +101,7 @@ static void probe_uffd(struct clive_features *out, void *page) {
 }
 
 static void probe_proc(struct clive_features *out, void *page) {
-    uint64_t start = (uint64_t)(uintptr_t)page, entry = 0;
+    uint64_t start = (uint64_t)(uintptr_t)page;
     int pagemap = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
     if (pagemap >= 0) {
         struct kernel_scan_region region;
@@ -89,10 +110,10 @@ static void probe_proc(struct clive_features *out, void *page) {
             .region_count = 1, .any_of = SCAN_PRESENT, .wanted = SCAN_PRESENT,
         };
         out->pagemap_scan = kernel_ioctl(pagemap, PAGEMAP_SCAN_CALL, &scan) == 1;
-        if (pread(pagemap, &entry, 8, (off_t)(start / PAGE_BYTES * 8)) == 8)
-            out->pfn_visible = entry & PAGEMAP_PRESENT && entry & PAGEMAP_FRAME;
         close(pagemap);
     }
+    uint64_t entry = pagemap_entry(page);
+    out->pfn_visible = entry & PAGEMAP_PRESENT && entry & PAGEMAP_FRAME;
     int maps = open("/proc/self/maps", O_RDONLY | O_CLOEXEC);
     if (maps >= 0) {
         struct kernel_map_query query = { .bytes = sizeof query, .address = start };
@@ -104,7 +125,8 @@ static void probe_proc(struct clive_features *out, void *page) {
 static void leave_out(struct clive_features *out, unsigned bits) {
     if (bits & WITHOUT_SIGBUS) out->sigbus = false;
     if (bits & WITHOUT_MOVE) out->move = false;
-    if (bits & WITHOUT_PROTECTION) out->write_protect = out->wp_unpopulated = out->wp_async = false;
+    if (bits & WITHOUT_PROTECTION)
+        out->write_protect = out->wp_unpopulated = out->wp_async = out->protects_copies = false;
     if (bits & WITHOUT_SCAN) out->pagemap_scan = false;
     if (bits & WITHOUT_MAP_QUERY) out->procmap_query = false;
 }

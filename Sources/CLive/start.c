@@ -42,6 +42,7 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     live.sigbus = features.sigbus && !(without & FEATURE_SIGBUS);
     live.can_move = features.move && !options->copy_only && !(without & FEATURE_MOVE);
     live.can_protect = features.write_protect && !(without & FEATURE_WP);
+    live.protects_copies = features.protects_copies;
     live.can_zero = features.zeropage;
     clive_set_fault_around(options->fault_around_pages);
     live.arena_page = (uint64_t)(uintptr_t)arena / PAGE_BYTES;

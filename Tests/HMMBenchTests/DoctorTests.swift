@@ -15,9 +15,10 @@ struct DoctorTests {
         facts.processors = 8
         facts.features = clive_features(
             open_error: 0, via_device: false, kernel_faults: true, sigbus: true, move: true, copy: true,
-            zeropage: true, write_protect: true, wp_unpopulated: true, wp_async: true, poison: true,
-            minor_shmem: true, thread_id: true, exact_address: true, pagemap_scan: true, procmap_query: true,
-            populate: true, pfn_visible: true, uffd_features: .max, uffd_ioctls: .max)
+            zeropage: true, write_protect: true, wp_unpopulated: true, protects_copies: true,
+            wp_async: true, poison: true, minor_shmem: true, thread_id: true, exact_address: true,
+            pagemap_scan: true, procmap_query: true, populate: true, pfn_visible: true, uffd_features: .max,
+            uffd_ioctls: .max)
         facts.unprivilegedUserfaultfd = 1
         facts.userfaultfdDevice = .granted
         facts.canTraceProcesses = true
@@ -60,13 +61,15 @@ struct DoctorTests {
             $0.features.pagemap_scan = false
             $0.features.procmap_query = false
             $0.features.wp_unpopulated = false
+            $0.features.protects_copies = false
             $0.features.exact_address = false
         }
         #expect(report.isUsable)
         let absent = report.findings.filter { $0.verdict == .no }
         #expect(
             absent.map(\.name) == [
-                "  move", "  protection of holes", "  exact address", "PAGEMAP_SCAN", "PROCMAP_QUERY",
+                "  move", "  protection of holes", "  protection of copies", "  exact address", "PAGEMAP_SCAN",
+                "PROCMAP_QUERY",
             ])
         #expect(absent.allSatisfy { !$0.text.isEmpty })
     }

@@ -31,6 +31,8 @@ struct clive_features {
     bool move, copy, zeropage, write_protect;
     /// A page that was never touched can be write-protected.
     bool wp_unpopulated;
+    /// A page that is copied protected is so also where it may only be read (Linux 5.19).
+    bool protects_copies;
     bool wp_async, poison, minor_shmem, thread_id, exact_address;
     /// PAGEMAP_SCAN of /proc/self/pagemap, and PROCMAP_QUERY of /proc/self/maps.
     bool pagemap_scan, procmap_query;

@@ -182,6 +182,10 @@ extension DoctorReport {
             "  protection of holes", features.wp_unpopulated, "holes can be write-protected",
             "a hole is filled with a zero page before it is write-protected (Linux 6.4)")
         add(
+            "  protection of copies", features.protects_copies,
+            "what comes home is protected at once, whatever its rights",
+            "what comes home and may only be read is protected by a second call (Linux 5.19)")
+        add(
             "  exact address", features.exact_address, "faults tell the byte",
             "faults tell the page only, which is enough (Linux 5.18)")
         add(
