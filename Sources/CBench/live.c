@@ -129,6 +129,7 @@ static int64_t start(struct cbench_live *live, bool huge, bool handler_thread) {
         pthread_t thread;
         int error = pthread_create(&thread, NULL, answer_faults, live);
         if (error) return -error;
+        pthread_setname_np(thread, "c-faults");
         live->thread = (uint64_t)thread;
         live->has_thread = true;
     }

@@ -153,10 +153,10 @@ static void *answer_faults(void *argument) {
         if (bytes < 0) return NULL;
         for (size_t i = 0; i < (size_t)bytes / sizeof *messages; i++) {
             if (messages[i].event != UFFD_MESSAGE_FAULT) continue;
-            unsigned kind = (messages[i].flags & UFFD_FAULT_WRITE ? FAULT_WRITE : 0)
+            unsigned kind = FAULT_ASLEEP | (messages[i].flags & UFFD_FAULT_WRITE ? FAULT_WRITE : 0)
                 | (messages[i].flags & UFFD_FAULT_WP ? FAULT_PROTECTED : 0);
-            // What cannot be answered faults again, and is then the kernel's to judge. The thread goes on only now, and
-            // not from within the calls that mend the page: it finds its return in the queue.
+            // What cannot be answered faults again, and is then the kernel's to judge. Who waits goes on now at the
+            // latest.
             resolve(messages[i].address, kind, CLIVE_HANDLER_THREAD, (uint32_t)messages[i].thread);
             struct kernel_uffd_range page = { messages[i].address & ~(PAGE_BYTES - 1), PAGE_BYTES };
             kernel_ioctl(uffd, UFFD_WAKE, &page);

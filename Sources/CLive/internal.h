@@ -46,6 +46,8 @@ struct live {
     /// The gate: while `gate` has the number of a thread, only that thread starts to answer a fault;
     /// `answering` threads are behind it.
     uint32_t gate, answering;
+    /// Odd while the fault thread has let a thread go on whose return is not in the queue yet.
+    uint32_t waking;
     /// A fork keeps the gate, and faults have waited at it; `passed`: some went through all the same.
     uint32_t forking, refusals, passed;
     uint64_t features;
@@ -103,6 +105,8 @@ enum {
     WATCHED = 2,
     /// The pages come home write-protected.
     PROTECTED = 4,
+    /// Who waits for the page goes on as soon as it is there.
+    WAKING = 8,
 };
 /// Moves pages from `from` to `to`, copies what cannot be moved. All of them are owned. A hole stays a hole. Answers
 /// how many went, from the first; if fewer than `n`, `error` says why the next one did not.
@@ -156,6 +160,8 @@ enum {
     FAULT_PROTECTED = 2,
     /// The machine does not tell: any of the above may be true.
     FAULT_UNSURE = 4,
+    /// The thread that faulted sleeps until it is woken.
+    FAULT_ASLEEP = 8,
 };
 /// Answers a fault that came in one of the two ways, on `thread`; 0 is the running one. False: it is none of ours.
 bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thread);

@@ -61,12 +61,19 @@ static bool enter(uint32_t thread) {
 
 static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
 
+/// Round what lets a thread go on that sleeps in a fault, or is about to, until its return is in the queue: it may be
+/// awake, and ask what there is to tell, before the fault thread wakes it.
+static void begin_or_end_waking(unsigned kind) {
+    if (kind & FAULT_ASLEEP) __atomic_fetch_add(&live.waking, 1, __ATOMIC_SEQ_CST);
+}
+
 /// A write to a page that is there but protected: let through, and told.
-static bool let_through(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
+static bool let_through(uint64_t page, uint64_t *word, uint64_t w, int uffd, unsigned kind) {
     if (w & WORD_COPIED) {
         drop_pages(slot_page(clive_frame_of(w)), 1);
         w &= ~(uint64_t)WORD_COPIED;
     }
+    begin_or_end_waking(kind);
     bool done = protect_pages(uffd, page, 1, false) == 0;
     bool is_news = done && !(w & CLIVE_WP_HIT);
     clive_store(word, is_news ? w | CLIVE_WP_HIT : w);
@@ -74,17 +81,18 @@ static bool let_through(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
     if (is_news) {
         count(&live.counts.returns, 1);
         push_return(page, 0, CLIVE_COW);
-        announce_returns();
     }
+    begin_or_end_waking(kind);
+    if (is_news) announce_returns();
     return done;
 }
 
 /// The page is at home, or nowhere.
 static bool answer_at_home(uint64_t page, uint64_t *word, uint64_t w, int uffd, unsigned kind) {
-    if (kind & FAULT_PROTECTED) return let_through(page, word, w, uffd);
+    if (kind & FAULT_PROTECTED) return let_through(page, word, w, uffd, kind);
     bool was_present;
     bool done = fill_with_zeros(uffd, page, kind & FAULT_WRITE, &was_present) == 0;
-    if (done && was_present && kind & FAULT_UNSURE) return let_through(page, word, w, uffd);
+    if (done && was_present && kind & FAULT_UNSURE) return let_through(page, word, w, uffd, kind);
     clive_store(word, w);
     return done;
 }
@@ -107,11 +115,13 @@ static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int st
 
 /// Brings owned pages home, from `first` to `last`, which have frames one after the other. `w` is the word of `first`.
 /// 0, or the errno for the first page that did not come; those stay away.
-static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
+static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd, unsigned kind) {
     size_t n = (size_t)(last - first + 1);
     int error = 0;
-    unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : 0);
+    // To wake late costs the thread that waits a fifth of its time. But not before a page is protected.
+    unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : kind & FAULT_ASLEEP ? WAKING : 0);
     if (w & CLIVE_FRESH) fill_slots(clive_frame_of(w), n);
+    begin_or_end_waking(kind);
     size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
     uint64_t *word = word_of(first);
     for (size_t i = 0; i < n; i++, word++) {
@@ -124,12 +134,13 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd) {
         clive_store(word, (with_state(now, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
         push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
     }
+    begin_or_end_waking(kind);
     count(&live.counts.returns, done);
     return done == n ? 0 : error;
 }
 
 /// The other pages of the block that are away and may come home too.
-static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd) {
+static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd, unsigned kind) {
     uint8_t mode = mode_byte(page);
     uint64_t *word = word_of(block);
     for (uint64_t next = block; next < end;) {
@@ -140,13 +151,13 @@ static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd) 
             continue;
         }
         uint64_t last = own_neighbours(next, w, end - 1, 1);
-        if (bring_run(next, last, w, uffd)) return;
+        if (bring_run(next, last, w, uffd, kind)) return;
         next = last + 1;
     }
 }
 
 /// The page is away, and owned now.
-static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
+static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, unsigned kind) {
     uint64_t around = __atomic_load_n(&live.fault_around, __ATOMIC_RELAXED);
     // A huge page comes home whole: faster than a part of it, and it stays huge.
     if (w & WORD_HUGE && around > 1) around = 512;
@@ -156,17 +167,17 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd) {
         last = own_neighbours(page, w, end - 1, 1);
         first = own_neighbours(page, w, block, -1);
     }
-    int error = bring_run(first, last, clive_load(word - (page - first)), uffd);
+    int error = bring_run(first, last, clive_load(word - (page - first)), uffd, kind);
     if (error && clive_state_of(clive_load(word)) == CLIVE_AWAY) {
         // A neighbour stood in the way, or the page itself cannot come.
         w = own_word(word);
         error = 0;
-        if (clive_state_of(w) == CLIVE_AWAY) error = bring_run(page, page, w, uffd);
+        if (clive_state_of(w) == CLIVE_AWAY) error = bring_run(page, page, w, uffd, kind);
         else clive_store(word, w);
     } else {
         error = 0;
     }
-    if (!error && !alone && last - first + 1 < around) bring_around(page, block, end, uffd);
+    if (!error && !alone && last - first + 1 < around) bring_around(page, block, end, uffd, kind);
     announce_returns();
     return error == 0;
 }
@@ -176,7 +187,7 @@ static bool answer_home(uint64_t page, int uffd, unsigned kind) {
     uint64_t w = own_word(word);
     if (clive_state_of(w) == CLIVE_AWAY) {
         count(&live.counts.cpu_faults, 1);
-        return answer_away(page, word, w, uffd);
+        return answer_away(page, word, w, uffd, kind);
     }
     return answer_at_home(page, word, w, uffd, kind);
 }
@@ -241,9 +252,19 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
     }
 }
 
+/// Whether the mapping of a page has grown from one that was registered here: then it begins or ends with such a page,
+/// as a mapping has one userfaultfd only.
+static bool has_grown(uint64_t page) {
+    struct clive_vma vma;
+    return clive_vma_ending_after(page, &vma) == 0 && vma.start_page <= page
+        && (uffd_of(vma.start_page) >= 0 || uffd_of(vma.end_page - 1) >= 0);
+}
+
 /// A page that nobody registered here. It can be registered all the same, as a part of a mapping that grew: a stack, or
-/// what mremap made longer. The kernel knows.
+/// what mremap made longer. A message is always about one's own memory, a signal not: the page may be missing in the
+/// memory of somebody else's userfaultfd, which the kernel would let us fill.
 static bool answer_unknown(uint64_t page, unsigned kind, enum clive_mode mode) {
+    if (mode == CLIVE_ON_THREAD && !has_grown(page)) return false;
     int uffd = live.uffd[mode];
     bool was_present = true;
     if (!(kind & FAULT_PROTECTED) && fill_with_zeros(uffd, page, kind & FAULT_WRITE, &was_present)) return false;

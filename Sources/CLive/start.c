@@ -86,6 +86,7 @@ int clive_after_fork_in_child(void) {
     int error = 0;
     // Threads of the parent that stood at the gate are not here, and the one that keeps it has another number.
     __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.waking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.forking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
     if (live.started) {

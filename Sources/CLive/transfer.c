@@ -1,8 +1,8 @@
 // Moves the bytes of owned pages between a home and a slot: by UFFDIO_MOVE, which maps the page elsewhere, or by a
 // copy (copy.c).
 //
-// Nothing here wakes a thread whose fault waits for the fault thread: the fault thread does, when the word says what
-// became of the page and the return is in the queue.
+// A thread whose fault waits for the fault thread is woken by the fault thread, when the word says what became of the
+// page and the return is in the queue. Only a move wakes it at once, where that is asked for.
 #include "internal.h"
 
 enum { ZERO_PAGES = 16 };
@@ -10,12 +10,12 @@ enum { ZERO_PAGES = 16 };
 static uint8_t zeros[ZERO_PAGES * PAGE_BYTES] __attribute__((aligned(4096)));
 
 /// Where bytes are written: the userfaultfd of the page that gets them decides.
-static size_t move_run(int uffd, uint64_t to, uint64_t from, size_t n, int *error) {
+static size_t move_run(int uffd, uint64_t to, uint64_t from, size_t n, unsigned flags, int *error) {
     size_t done = 0;
     for (unsigned turn = 0; turn < MOST_TURNS;) {
         struct kernel_uffd_transfer move = {
             .to = (to + done) * PAGE_BYTES, .from = (from + done) * PAGE_BYTES, .bytes = (n - done) * PAGE_BYTES,
-            .mode = UFFD_MOVE_HOLES | UFFD_ASLEEP,
+            .mode = UFFD_MOVE_HOLES | (flags & WAKING ? 0 : UFFD_ASLEEP),
         };
         long result = kernel_ioctl(uffd, UFFD_MOVE, &move);
         if (result == 0) {
@@ -120,9 +120,9 @@ static bool make_own(int home_uffd, uint64_t page) {
 
 size_t move_own(int uffd, uint64_t to, uint64_t from, int from_uffd, int *error) {
     *error = 0;
-    if (move_run(uffd, to, from, 1, error)) return 1;
+    if (move_run(uffd, to, from, 1, 0, error)) return 1;
     if (*error != EBUSY || !make_own(from_uffd, from)) return 0;
-    return move_run(uffd, to, from, 1, error);
+    return move_run(uffd, to, from, 1, 0, error);
 }
 
 /// Copies one page. What lies where it should go has nothing to say, as below.
@@ -165,7 +165,7 @@ static size_t transfer_hard(int to_uffd, int from_uffd, uint64_t to, uint64_t fr
         default:
             return 0;
         }
-        if (move_run(to_uffd, to, from, 1, &again)) return 1;
+        if (move_run(to_uffd, to, from, 1, 0, &again)) return 1;
         *error = again;
     }
     return 0;
@@ -178,7 +178,7 @@ size_t transfer(int home_uffd, uint64_t to, uint64_t from, size_t n, unsigned fl
     while (done < n) {
         if (live.can_move) {
             *error = 0;
-            size_t moved = move_run(to_uffd, to + done, from + done, n - done, error);
+            size_t moved = move_run(to_uffd, to + done, from + done, n - done, flags, error);
             if (moved && flags & PROTECTED) protect_pages(home_uffd, to + done, moved, true);
             done += moved;
             if (done == n) return n;

@@ -27,6 +27,9 @@ extension LiveSpace {
                 return true
             }
             for page in away { try fetch(page) }
+            // What came home may be protected. That is lifted here, where mirrors are told before, and not by the
+            // thread that answers faults, which would tell them afterwards of a write that nobody made.
+            if write, !away.isEmpty { continue }
             machine.statistics.cpuFaults.add(UInt64(pages.pageCount))
             if try populate(pages, write: write, hasHoles: hasHoles || !away.isEmpty, broken: broken) {
                 // The copy is a page of the process's own, which the kernel took from the system.

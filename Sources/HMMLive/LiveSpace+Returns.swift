@@ -77,15 +77,23 @@ extension LiveSpace {
         machine.statistics.pagesToSystem.add(UInt64(settled))
     }
 
+    /// Of the thread below, in nanoseconds.
+    private static var longestPause: UInt64 { 1_000_000_000 }
+
     /// Delivers in the background, for as long as the process runs, or until a fork made this a child's copy.
     func startDeliveryThread() {
         let generation = forks.load(ordering: .acquiring)
         _ = SyncThread.spawn(name: "hmm-returns") { [self] in
             clive_block_signals()
+            var looked = ContinuousClock.now
             while forks.load(ordering: .acquiring) == generation {
-                clive_wait_returns(1_000_000_000)
-                // A program that handles SIGBUS itself may have begun to just now.
-                _ = clive_keep_handler()
+                clive_wait_returns(Self.longestPause)
+                let now = ContinuousClock.now
+                if now - looked >= .nanoseconds(Self.longestPause / 2) {
+                    // A program that handles SIGBUS itself may have begun to since.
+                    _ = clive_keep_handler()
+                    looked = now
+                }
                 deliverInvalidations()
             }
         }

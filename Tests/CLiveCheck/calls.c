@@ -2,7 +2,12 @@
 #include "check.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <linux/userfaultfd.h>
+#include <signal.h>
 #include <string.h>
+#include <sys/ioctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -179,6 +184,40 @@ static int check_fork(struct world *w) {
     return 0;
 }
 
+// MARK: Somebody else's userfaultfd
+
+static struct { int uffd; char *page; int faults; } other = { .uffd = -1 };
+
+/// Fills the page of its own with a 7, as a program with a userfaultfd of its own does.
+static void answer_other(int number, siginfo_t *info, void *context) {
+    (void)number;
+    (void)context;
+    static char contents[PAGE_BYTES] __attribute__((aligned(4096)));
+    if ((char *)info->si_addr != other.page) _exit(98);
+    other.faults++;
+    contents[0] = 7;
+    struct uffdio_copy copy = { .dst = (uintptr_t)other.page, .src = (uintptr_t)contents, .len = PAGE_BYTES };
+    if (ioctl(other.uffd, UFFDIO_COPY, &copy)) _exit(99);
+}
+
+/// Its handler stands behind ours, and still gets its faults.
+static int check_others(struct world *w) {
+    if (!w->raises_signals) return 0;
+    other.uffd = (int)syscall(SYS_userfaultfd, O_CLOEXEC | UFFD_USER_MODE_ONLY);
+    struct uffdio_api api = { .api = UFFD_API, .features = UFFD_FEATURE_SIGBUS };
+    EXPECT(other.uffd >= 0 && ioctl(other.uffd, UFFDIO_API, &api) == 0);
+    other.page = map_pages(1);
+    other.faults = 0;
+    struct uffdio_register range = { { (uintptr_t)other.page, PAGE_BYTES }, UFFDIO_REGISTER_MODE_MISSING, 0 };
+    EXPECT(ioctl(other.uffd, UFFDIO_REGISTER, &range) == 0);
+    struct sigaction action = { .sa_sigaction = answer_other, .sa_flags = SA_SIGINFO }, before;
+    EXPECT(sigaction(SIGBUS, &action, &before) == 0);
+    EXPECT(clive_keep_handler() == 0);
+    EXPECT(*byte_at(other.page, 0) == 7 && other.faults == 1);
+    EXPECT(sigaction(SIGBUS, &before, NULL) == 0);
+    return close(other.uffd);
+}
+
 static int check_end(struct world *w) {
     EXPECT(clive_zero(w->page + 50, 2) == 0);
     uint8_t seen;
@@ -211,6 +250,7 @@ int clive_check_calls(const struct clive_options *options) {
         RUN(check_forget_and_relocate(&w));
         RUN(check_system_call(&w));
         RUN(check_fork(&w));
+        RUN(check_others(&w));
         RUN(check_end(&w));
     }
     return 0;

@@ -49,6 +49,12 @@ int64_t cbench_touch(size_t pages);
 /// `count` switches between two contexts of the C library.
 int64_t cbench_swapcontext(size_t count);
 
+/// From now on the calling thread runs on one processor, and the threads that answer faults, ours and those of plain C
+/// (their names end in `-faults`), on another, if there is another. 0, or a negative errno.
+int64_t cbench_place_apart(void);
+/// Ends that: they run where the calling thread was allowed to before.
+int64_t cbench_place_anywhere(void);
+
 // MARK: Live memory (live.c)
 
 /// Memory that is moved away by UFFDIO_MOVE and comes home by page faults.

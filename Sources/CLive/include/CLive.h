@@ -204,14 +204,15 @@ struct clive_return {
     uint32_t bits;
 };
 /// The next returns, each delivered once; none is lost when the queue runs over. A page that a device fetched into its
-/// slot again before this is left out. Any thread, does not block.
+/// slot again before this is left out. Any thread but one that answers faults; waits for no more than a page that is
+/// being moved.
 size_t clive_drain(struct clive_return *_Nonnull out, size_t capacity);
 /// After mirrors were told of a drained return: RETURNED → HOME, the owner is cleared, the slot is empty. True: the
 /// frame is free now. False: a device fetched the page again meanwhile (it is AWAY in the same frame), or it returned
 /// once more and will be drained again: the frame is in use.
 bool clive_settle(uint64_t page, uint32_t frame);
-/// Blocks until something can be drained or the time is over. After a sleep it lets a millisecond of returns gather,
-/// so that a burst of faults pays for one wake-up.
+/// Blocks until something can be drained or the time is over. It lets two milliseconds of returns gather, so that a
+/// burst of faults pays for one wake-up.
 void clive_wait_returns(uint64_t timeout_ns);
 /// Ends a clive_wait_returns that sleeps. Signal-safe.
 void clive_wake_returns(void);

@@ -3,14 +3,15 @@ struct BenchGoal: Sendable {
     /// Largest and smallest value of ours.
     var atMost: Double?
     var atLeast: Double?
-    /// Largest ratio of ours to the reference. Not asked for where there is no reference.
+    /// Largest ratio of ours to the reference.
     var ratioAtMost: Double?
 
-    func isMet(ours: Double, ratio: Double?) -> Bool {
+    /// Nil: it asks for a ratio, and there is no reference.
+    func isMet(ours: Double, ratio: Double?) -> Bool? {
         if let atMost, ours > atMost { return false }
         if let atLeast, ours < atLeast { return false }
-        if let ratioAtMost, let ratio, ratio > ratioAtMost { return false }
-        return true
+        guard let ratioAtMost else { return true }
+        return ratio.map { $0 <= ratioAtMost }
     }
 
     /// For a person and for programs: `<= 1 ns/page, ratio <= 0.033`.
