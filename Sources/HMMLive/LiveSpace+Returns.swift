@@ -78,7 +78,7 @@ extension LiveSpace {
     }
 
     /// Of the thread below, in nanoseconds.
-    private static var longestPause: UInt64 { 1_000_000_000 }
+    private static var longestPause: UInt64 { 500_000_000 }
 
     /// Delivers in the background, for as long as the process runs, or until a fork made this a child's copy.
     func startDeliveryThread() {
