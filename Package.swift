@@ -14,6 +14,9 @@ let settings: [SwiftSetting] =
     ] + (Context.environment["HMM_WARNINGS_AS_ERRORS"] == nil ? [] : [.treatAllWarnings(as: .error)])
 
 let argumentParser: Target.Dependency = .product(name: "ArgumentParser", package: "swift-argument-parser")
+// Run the command in tests.
+let subprocess: Target.Dependency = .product(name: "Subprocess", package: "swift-subprocess")
+let system: Target.Dependency = .product(name: "SystemPackage", package: "swift-system")
 let logging: Target.Dependency = .product(name: "Logging", package: "swift-log")
 
 let package = Package(
@@ -29,6 +32,8 @@ let package = Package(
     dependencies: [
         .package(url: "https://github.com/apple/swift-argument-parser", from: "1.8.2"),
         .package(url: "https://github.com/apple/swift-log", from: "1.16.2"),
+        .package(url: "https://github.com/swiftlang/swift-subprocess", from: "1.0.2"),
+        .package(url: "https://github.com/apple/swift-system", from: "1.8.1"),
     ],
     targets: [
         // The few system headers that Swift cannot import, and the context switch of the schedulers.
@@ -66,22 +71,32 @@ let package = Package(
         .executableTarget(
             name: "out-of-core", dependencies: ["HMM", "HMMLive"], path: "Examples/OutOfCore", swiftSettings: settings),
         .testTarget(name: "HMMTests", dependencies: ["HMM"], swiftSettings: settings),
-        .testTarget(name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
+        // Runs the command as a person does, for the tests of all parts of it.
+        .target(
+            name: "CommandRunner", dependencies: [subprocess, system], path: "Tests/CommandRunner",
+            swiftSettings: settings),
+        .testTarget(
+            name: "HMMScenarioTests", dependencies: ["HMM", "HMMScenario", "CommandRunner"], swiftSettings: settings),
         // The C part of it alone, in C.
         .target(name: "CLiveCheck", dependencies: ["CLive"], path: "Tests/CLiveCheck"),
         .testTarget(name: "CLiveTests", dependencies: ["CLive", "CLiveCheck"], swiftSettings: settings),
         .testTarget(
-            name: "HMMLiveTests", dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive", "CLivePlay"],
+            name: "HMMLiveTests",
+            dependencies: ["HMM", "HMMScenario", "HMMLive", "HMMLivePlay", "CLive", "CLivePlay", "CommandRunner"],
             swiftSettings: settings),
         // A program under `hmm exec`, and what runs it.
         .executableTarget(name: "PreloadProbe", path: "Tests/PreloadProbe"),
-        .testTarget(name: "HMMPreloadTests", dependencies: ["hmm", "HMMLive", "CLive"], swiftSettings: settings),
+        .testTarget(
+            name: "HMMPreloadTests", dependencies: ["hmm", "HMMLive", "CLive", "CommandRunner"],
+            swiftSettings: settings),
         .testTarget(
             name: "HMMExplorerTests", dependencies: ["HMM", "HMMExplorer", "HMMScenario"], swiftSettings: settings),
         .testTarget(name: "MuseumTests", dependencies: ["HMMExplorer", "Museum"], swiftSettings: settings),
         .testTarget(
             name: "HMMBenchTests",
-            dependencies: ["hmm", "HMM", "HMMExplorer", "HMMScenario", "CLive", "Museum", argumentParser],
+            dependencies: [
+                "hmm", "HMM", "HMMExplorer", "HMMScenario", "CLive", "Museum", "CommandRunner", argumentParser,
+            ],
             swiftSettings: settings),
         .testTarget(name: "ConformanceTests", dependencies: ["HMM", "HMMScenario"], swiftSettings: settings),
         // Reads the sources and documents as text: order of folders, bans, sizes, links.

@@ -1,4 +1,5 @@
 import ArgumentParser
+import CommandRunner
 import Foundation
 import HMM
 import HMMExplorer
@@ -96,31 +97,15 @@ struct ExploreCommandTests {
         }
     }
 
-    /// The executable lies beside the tests in the build folder, or beside the bundle that holds them.
-    private static let command: URL? = CommandLine.arguments.map { URL(fileURLWithPath: $0) }
-        .flatMap { [$0.deletingLastPathComponent(), $0.deletingLastPathComponent().deletingLastPathComponent()] }
-        .map { $0.appendingPathComponent("hmm") }
-        .first { FileManager.default.isExecutableFile(atPath: $0.path) }
-
-    private func hmm(_ arguments: [String]) throws -> (output: String, status: Int32) {
-        let process = Process()
-        process.executableURL = Self.command
-        process.arguments = ["explore"] + arguments
-        let output = Pipe()
-        process.standardInput = FileHandle.nullDevice
-        process.standardOutput = output
-        process.standardError = FileHandle.nullDevice
-        try process.run()
-        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        return (text, process.terminationStatus)
+    private func hmm(_ arguments: [String]) async throws -> BuiltCommand.Answer {
+        try await BuiltCommand.run(["explore"] + arguments)
     }
 
-    private func withFile<R>(_ text: String, _ body: (String) throws -> R) throws -> R {
+    private func withFile<R>(_ text: String, _ body: (String) async throws -> R) async throws -> R {
         let file = FileManager.default.temporaryDirectory.appending(path: "explore-\(UUID().uuidString).hmm")
         try text.write(to: file, atomically: true, encoding: .utf8)
         defer { try? FileManager.default.removeItem(at: file) }
-        return try body(file.path)
+        return try await body(file.path)
     }
 
     private struct Row: Decodable {
@@ -135,15 +120,15 @@ struct ExploreCommandTests {
         var failure: Failure?
     }
 
-    @Test("A token reproduces a failure in another process, 100 times of 100", .enabled(if: command != nil))
-    func reproducesInAnotherProcess() throws {
-        try withFile(Self.wrong) { file in
-            let found = try hmm(["--json", file])
+    @Test("A token reproduces a failure in another process, 100 times of 100", .enabled(if: BuiltCommand.isThere))
+    func reproducesInAnotherProcess() async throws {
+        try await withFile(Self.wrong) { file in
+            let found = try await hmm(["--json", file])
             #expect(found.status == 1)
             let rows = try JSONDecoder().decode([Row].self, from: Data(found.output.utf8))
             let failure = try #require(rows.first?.failure)
             for _ in 0..<100 {
-                let again = try hmm(["--json", "--replay", failure.token, file])
+                let again = try await hmm(["--json", "--replay", failure.token, file])
                 #expect(again.status == 1)
                 let replayed = try JSONDecoder().decode([Row].self, from: Data(again.output.utf8))
                 #expect(replayed.first?.failure?.kind == failure.kind)
@@ -151,33 +136,33 @@ struct ExploreCommandTests {
                 #expect(replayed.first?.schedules == 1)
             }
             // Another text is another program.
-            #expect(try hmm(["--kernel", "next", "--replay", failure.token, file]).status == 64)
-            #expect(try hmm(["--replay", "x1-AAAA", file]).status == 64)
+            #expect(try await hmm(["--kernel", "next", "--replay", failure.token, file]).status == 64)
+            #expect(try await hmm(["--replay", "x1-AAAA", file]).status == 64)
         }
     }
 
-    @Test("A scenario that holds is covered, and status 0", .enabled(if: command != nil))
-    func goodScenario() throws {
-        try withFile("== good\nmap a 1 rw\nrace\nthread x\ncpu write a 1\nthread y\ndev0 read a\nend\n") { file in
-            let answer = try hmm(["--json", file])
+    @Test("A scenario that holds is covered, and status 0", .enabled(if: BuiltCommand.isThere))
+    func goodScenario() async throws {
+        try await withFile("== good\nmap a 1 rw\nrace\nthread x\ncpu write a 1\nthread y\ndev0 read a\nend\n") { file in
+            let answer = try await hmm(["--json", file])
             #expect(answer.status == 0)
             let rows = try JSONDecoder().decode([Row].self, from: Data(answer.output.utf8))
             #expect(rows.count == 1 && rows[0].complete && rows[0].failure == nil && rows[0].schedules > 10)
-            let table = try hmm([file]).output.split(separator: "\n")
+            let table = try await hmm([file]).output.split(separator: "\n")
             #expect(table.count == 2 && table[0].hasPrefix("scenario") && table[1].hasSuffix("  ok"))
         }
     }
 
-    @Test("An error in a file is status 64, a missing file 66", .enabled(if: command != nil))
-    func badInput() throws {
-        #expect(try withFile("== a\nfoo\n") { try hmm([$0]).status } == 64)
-        #expect(try hmm(["no-such-file.hmm"]).status == 66)
+    @Test("An error in a file is status 64, a missing file 66", .enabled(if: BuiltCommand.isThere))
+    func badInput() async throws {
+        #expect(try await withFile("== a\nfoo\n") { try await hmm([$0]).status } == 64)
+        #expect(try await hmm(["no-such-file.hmm"]).status == 66)
     }
 
-    @Test("The museum is a JSON array with the promised members", .enabled(if: command != nil))
-    func museumAsJSON() throws {
+    @Test("The museum is a JSON array with the promised members", .enabled(if: BuiltCommand.isThere))
+    func museumAsJSON() async throws {
         let name = try #require(Museum.exhibits.first).name
-        let answer = try hmm(["--museum", "--json", "--scenario", name])
+        let answer = try await hmm(["--museum", "--json", "--scenario", name])
         #expect(answer.status == 0)
         let rows = try #require(try JSONSerialization.jsonObject(with: Data(answer.output.utf8)) as? [[String: Any]])
         #expect(rows.count == 1)

@@ -1,4 +1,5 @@
 import CLive
+import CommandRunner
 import Foundation
 import HMMLive
 import HMMScenario
@@ -6,78 +7,48 @@ import Testing
 
 @testable import HMMLivePlay
 
-/// Real processes need a process without threads that forks them: the command, which lies beside the tests in the build
-/// folder, or beside the bundle that holds them.
-private let command: URL? = CommandLine.arguments.map { URL(fileURLWithPath: $0) }
-    .flatMap { [$0.deletingLastPathComponent(), $0.deletingLastPathComponent().deletingLastPathComponent()] }
-    .map { $0.appendingPathComponent("hmm") }
-    .first { FileManager.default.isExecutableFile(atPath: $0.path) }
-
 private let hasFaults = LiveSpace.features.open_error == 0
 
 private let packageFolder = URL(fileURLWithPath: #filePath)
     .deletingLastPathComponent().deletingLastPathComponent().deletingLastPathComponent()
 
+/// Real processes need a process without threads that forks them: the command.
 @Suite(
-    "Scenarios on real memory", .serialized, .enabled(if: command != nil, "the executable is not beside the tests"),
+    "Scenarios on real memory", .serialized,
+    .enabled(if: BuiltCommand.isThere, "the executable is not beside the tests"),
     .enabled(if: hasFaults, "this machine lets nobody use userfaultfd"))
 struct LivePlayTests {
-    private struct Answer {
-        var output: String
-        var errors: String
-        var status: Int32
-    }
-
     /// - Parameter without: features that are left out (`HMM_WITHOUT`).
-    private func hmm(_ arguments: [String], input: String = "", without: String = "") throws -> Answer {
-        let process = Process()
-        if !without.isEmpty {
-            process.environment = ProcessInfo.processInfo.environment.merging(["HMM_WITHOUT": without]) { $1 }
-        }
-        let executable: URL = try #require(command)
-        process.executableURL = executable
-        process.arguments = arguments
-        let (stream, output, errors) = (Pipe(), Pipe(), Pipe())
-        process.standardInput = stream
-        process.standardOutput = output
-        process.standardError = errors
-        try process.run()
-        stream.fileHandleForWriting.write(Data(input.utf8))
-        try stream.fileHandleForWriting.close()
-        let text = String(decoding: output.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        let complaints = String(decoding: errors.fileHandleForReading.readDataToEndOfFile(), as: UTF8.self)
-        process.waitUntilExit()
-        return Answer(output: text, errors: complaints, status: process.terminationStatus)
-    }
-
-    private func play(_ scenario: String, without: String = "") throws -> [Substring] {
-        let answer = try hmm(
-            ["run", "--live", "--format", "plain", "-"], input: "== a\n" + scenario, without: without)
+    private func play(_ scenario: String, without: String = "") async throws -> [Substring] {
+        let answer = try await BuiltCommand.run(
+            ["run", "--live", "--format", "plain", "-"], input: "== a\n" + scenario,
+            environment: ["HMM_WITHOUT": without])
         #expect(answer.errors.isEmpty)
         return answer.output.split(separator: "\n").dropFirst().map { $0.drop { $0 != " " }.dropFirst() }
     }
 
     @Test("a handful of each family answers as recorded", arguments: LiveDifferences.families)
-    func recordings(family: String) throws {
+    func recordings(family: String) async throws {
         let folder = packageFolder.appendingPathComponent("Conformance/linux-6.12").path
         let recordings = try Recording.family(family, in: folder).prefix(6)
             .filter { LiveDifferences.reasons[$0.scenario.name] == nil }
         for recording in recordings {
             let name = recording.scenario.name
-            let answer = try hmm(["run", "--live", "--format", "plain", "--scenario", name, "\(folder)/\(family).hmm"])
+            let answer = try await BuiltCommand.run(
+                ["run", "--live", "--format", "plain", "--scenario", name, "\(folder)/\(family).hmm"])
             #expect(answer.output == (["== " + name] + recording.expected).map { $0 + "\n" }.joined())
         }
     }
 
-    @Test func accessesThatMayNotBeAreSeen() throws {
+    @Test func accessesThatMayNotBeAreSeen() async throws {
         #expect(
-            try play("map a 3 rw\nprotect a[1] none\ncpu write a 1\ncpu read a\nunmap a[2]\ncpu read a\n")
+            try await play("map a 3 rw\nprotect a[1] none\ncpu write a 1\ncpu read a\nunmap a[2]\ncpu read a\n")
                 == ["ok", "ok", "1 ! 1", "1 ! 1", "ok", "1 !*2"])
     }
 
-    @Test func aForkedChildHasMirrorsOfItsOwn() throws {
+    @Test func aForkedChildHasMirrorsOfItsOwn() async throws {
         #expect(
-            try play(
+            try await play(
                 """
                 map a 4 rw
                 cpu write a 1
@@ -101,8 +72,8 @@ struct LivePlayTests {
 
     /// A child's page comes home protected before it is exclusive; to lift that is no write of the child's.
     @Test("the handler thread tells mirrors of no write that nobody made", arguments: ["", "sigbus"])
-    func protectionIsLiftedForDevices(without: String) throws {
-        let answers = try play(
+    func protectionIsLiftedForDevices(without: String) async throws {
+        let answers = try await play(
             """
             map a 1 rw
             cpu write a[0] 3
@@ -115,8 +86,8 @@ struct LivePlayTests {
         #expect(answers.last == "ok pages=1 values 3")
     }
 
-    @Test func racesHaveThreads() throws {
-        let answers = try play(
+    @Test func racesHaveThreads() async throws {
+        let answers = try await play(
             """
             map a 64 rw
             cpu write a 1
@@ -136,8 +107,9 @@ struct LivePlayTests {
         #expect(answers[3] == "2*64" && answers.last == "2*64")
     }
 
-    @Test func whatGoesWrongIsSaidInWords() throws {
-        let answer = try hmm(["run", "--live", "--format", "json", "-"], input: "== a\nmap a 512 rw hugetlb shared\n")
+    @Test func whatGoesWrongIsSaidInWords() async throws {
+        let answer = try await BuiltCommand.run(
+            ["run", "--live", "--format", "json", "-"], input: "== a\nmap a 512 rw hugetlb shared\n")
         let isThere = answer.output.contains("\"result\":\"ok\"")
         #expect(isThere || answer.output.contains("nr_hugepages"))
     }

@@ -1,4 +1,5 @@
 import CLive
+import CommandRunner
 import Foundation
 import HMMLive
 import Testing
@@ -12,35 +13,35 @@ import Testing
     .enabled(if: LiveSpace.features.kernel_faults, "userfaultfd answers no faults of system calls here"))
 struct ProgramTests {
     @Test("a program finds the driver as a kernel has it", arguments: checksOfProbe)
-    func probe(_ name: String) throws {
-        let result = try Command.run(["exec", "--", Command.folder + "/PreloadProbe", name])
+    func probe(_ name: String) async throws {
+        let result = try await BuiltCommand.run(["exec", "--", BuiltCommand.path("PreloadProbe"), name])
         #expect(result.output == "ok \(name)\n")
-        #expect(result.complaint == "")
+        #expect(result.errors == "")
         #expect(result.status == 0)
     }
 
     @Test("the exit status is that of the program, or says why there was none")
-    func statuses() throws {
-        #expect(try Command.run(["exec", "--", "sh", "-c", "exit 7"]).status == 7)
-        let missing = try Command.run(["exec", "--", "/nowhere/program"])
+    func statuses() async throws {
+        #expect(try await BuiltCommand.run(["exec", "--", "sh", "-c", "exit 7"]).status == 7)
+        let missing = try await BuiltCommand.run(["exec", "--", "/nowhere/program"])
         #expect(missing.status == 127)
-        #expect(missing.complaint.contains("/nowhere/program: No such file"))
-        #expect(try Command.run(["exec", "--", "/"]).status == 126)
-        #expect(try Command.run(["exec"]).status == 64)
-        #expect(try Command.run(["exec", "--fault-around", "3", "--", "true"]).status == 64)
+        #expect(missing.errors.contains("/nowhere/program: No such file"))
+        #expect(try await BuiltCommand.run(["exec", "--", "/"]).status == 126)
+        #expect(try await BuiltCommand.run(["exec"]).status == 64)
+        #expect(try await BuiltCommand.run(["exec", "--fault-around", "3", "--", "true"]).status == 64)
     }
 
     @Test("a command without its library says so")
-    func missingLibrary() throws {
+    func missingLibrary() async throws {
         // A link: a copy that was written just now is busy as long as a child of another test has it open.
-        let folder = URL(fileURLWithPath: Command.folder).appendingPathComponent("hmm-exec-\(getpid())")
+        let folder = try #require(BuiltCommand.folder).appendingPathComponent("hmm-exec-\(getpid())")
         try FileManager.default.createDirectory(at: folder, withIntermediateDirectories: true)
         defer { try? FileManager.default.removeItem(at: folder) }
         let copy = folder.appendingPathComponent("hmm")
-        try FileManager.default.linkItem(atPath: Command.folder + "/hmm", toPath: copy.path)
-        let result = try Command.run(["exec", "--", "true"], command: copy.path)
+        try FileManager.default.linkItem(atPath: BuiltCommand.path(), toPath: copy.path)
+        let result = try await BuiltCommand.run(["exec", "--", "true"], program: copy.path)
         #expect(result.status == 2)
-        #expect(result.complaint.contains("libHMMPreload.so is not there"))
+        #expect(result.errors.contains("libHMMPreload.so is not there"))
     }
 
     @Test("other preloaded libraries stay, behind ours")
@@ -64,31 +65,29 @@ private let checksOfProbe = [
     .enabled(if: LiveSpace.features.open_error == 0, "userfaultfd cannot be had here"))
 struct UnprivilegedProgramTests {
     @Test("a program finds the driver as a kernel has it", arguments: checksOfProbe)
-    func probe(_ name: String) throws {
+    func probe(_ name: String) async throws {
         try check(
-            try Command.run(
-                [
-                    "HMM_WITHOUT=kernel-faults", Command.folder + "/hmm", "exec", "--",
-                    Command.folder + "/PreloadProbe", name,
-                ], command: "/usr/bin/env"), name)
+            try await BuiltCommand.run(
+                ["exec", "--", BuiltCommand.path("PreloadProbe"), name],
+                environment: ["HMM_WITHOUT": "kernel-faults"]), name)
     }
 
     /// Where everybody may read what was built, and this is root, as somebody who is not.
     @Test(
         "another user's program too",
-        .enabled(if: OtherUser.isThere, "needs root, setpriv and a build folder that all may read"),
+        .enabled("needs root, setpriv and a build folder that all may read") { await OtherUser.isThere },
         arguments: checksOfProbe)
-    func probeOfOthers(_ name: String) throws {
+    func probeOfOthers(_ name: String) async throws {
         try check(
-            try Command.run(
-                OtherUser.prefix + [Command.folder + "/hmm", "exec", "--", Command.folder + "/PreloadProbe", name],
-                command: OtherUser.command), name)
+            try await BuiltCommand.run(
+                OtherUser.prefix + [BuiltCommand.path(), "exec", "--", BuiltCommand.path("PreloadProbe"), name],
+                program: OtherUser.command), name)
     }
 
-    private func check(_ result: Command.Result, _ name: String) throws {
+    private func check(_ result: BuiltCommand.Answer, _ name: String) throws {
         #expect(result.output == "ok \(name)\n")
         // One line for each process that opens a device, or none where users may have all faults.
-        let lines = result.complaint.split(separator: "\n")
+        let lines = result.errors.split(separator: "\n")
         #expect(lines.allSatisfy { $0.hasPrefix("hmm exec: userfaultfd is allowed for faults of programs only") })
         #expect(result.status == 0)
     }
@@ -99,39 +98,11 @@ private enum OtherUser {
     static let command = "/usr/bin/setpriv"
     static let prefix = ["--reuid=65534", "--regid=65534", "--clear-groups"]
 
-    static let isThere =
-        geteuid() == 0 && FileManager.default.isExecutableFile(atPath: command)
-        && (try? Command.run(prefix + [Command.folder + "/hmm", "--version"], command: command).status) == 0
-}
-
-/// The command that was built with the tests.
-private enum Command {
-    struct Result {
-        let status: Int32
-        let output: String
-        let complaint: String
-    }
-
-    /// The package's products lie beside the tests in the build folder, or beside the bundle that holds them.
-    static let folder: String = CommandLine.arguments.map { URL(fileURLWithPath: $0).deletingLastPathComponent() }
-        .flatMap { [$0, $0.deletingLastPathComponent()] }
-        .first { FileManager.default.isExecutableFile(atPath: $0.appendingPathComponent("hmm").path) }?.path ?? ""
-
-    static func run(_ arguments: [String], command: String = folder + "/hmm") throws -> Result {
-        let process = Process()
-        process.executableURL = URL(fileURLWithPath: command)
-        process.arguments = arguments
-        let output = Pipe(), complaint = Pipe()
-        process.standardOutput = output
-        process.standardError = complaint
-        try process.run()
-        // Few lines: neither pipe fills up while the other is read.
-        let text = output.fileHandleForReading.readDataToEndOfFile()
-        let errors = complaint.fileHandleForReading.readDataToEndOfFile()
-        process.waitUntilExit()
-        let status = process.terminationReason == .exit ? process.terminationStatus : -process.terminationStatus
-        return Result(
-            status: status, output: String(decoding: text, as: UTF8.self),
-            complaint: String(decoding: errors, as: UTF8.self))
+    static var isThere: Bool {
+        get async {
+            guard geteuid() == 0, FileManager.default.isExecutableFile(atPath: command) else { return false }
+            let answer = try? await BuiltCommand.run(prefix + [BuiltCommand.path(), "--version"], program: command)
+            return answer?.status == 0
+        }
     }
 }
