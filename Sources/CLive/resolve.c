@@ -61,8 +61,8 @@ static bool enter(uint32_t thread) {
 
 static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
 
-/// Round what lets a thread go on that sleeps in a fault, or is about to, until its return is in the queue: it may be
-/// awake, and ask what there is to tell, before the fault thread wakes it.
+/// Round what lets a thread go on that sleeps in a fault, or is about to, until its return and those of the pages around
+/// are in the queue: it may be awake, and ask what there is to tell, before the fault thread is done.
 static void begin_or_end_waking(unsigned kind) {
     if (kind & FAULT_ASLEEP) __atomic_fetch_add(&live.waking, 1, __ATOMIC_SEQ_CST);
 }
@@ -121,7 +121,6 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd, unsign
     // To wake late costs the thread that waits a fifth of its time. But not before a page is protected.
     unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : kind & FAULT_ASLEEP ? WAKING : 0);
     if (w & CLIVE_FRESH) fill_slots(clive_frame_of(w), n);
-    begin_or_end_waking(kind);
     size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
     uint64_t *word = word_of(first);
     for (size_t i = 0; i < n; i++, word++) {
@@ -134,7 +133,6 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd, unsign
         clive_store(word, (with_state(now, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
         push_return(first + i, clive_frame_of(now), (uint32_t)now & (CLIVE_READONLY | CLIVE_EXCLUSIVE));
     }
-    begin_or_end_waking(kind);
     count(&live.counts.returns, done);
     return done == n ? 0 : error;
 }
@@ -167,6 +165,7 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, uns
         last = own_neighbours(page, w, end - 1, 1);
         first = own_neighbours(page, w, block, -1);
     }
+    begin_or_end_waking(kind);
     int error = bring_run(first, last, clive_load(word - (page - first)), uffd, kind);
     if (error && clive_state_of(clive_load(word)) == CLIVE_AWAY) {
         // A neighbour stood in the way, or the page itself cannot come.
@@ -178,6 +177,7 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, uns
         error = 0;
     }
     if (!error && !alone && last - first + 1 < around) bring_around(page, block, end, uffd, kind);
+    begin_or_end_waking(kind);
     announce_returns();
     return error == 0;
 }
