@@ -61,8 +61,8 @@ static bool enter(uint32_t thread) {
 
 static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
 
-/// Round what lets a thread go on that sleeps in a fault, or is about to, until its return and those of the pages around
-/// are in the queue: it may be awake, and ask what there is to tell, before the fault thread is done.
+/// Round what lets a thread go on that sleeps in a fault, or is about to, until its return and those of the pages
+/// around are in the queue: it may be awake, and ask what there is to tell, before the fault thread is done.
 static void begin_or_end_waking(unsigned kind) {
     if (kind & FAULT_ASLEEP) __atomic_fetch_add(&live.waking, 1, __ATOMIC_SEQ_CST);
 }
