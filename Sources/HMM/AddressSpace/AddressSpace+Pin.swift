@@ -27,6 +27,11 @@ extension AddressSpace {
             guard let vma = vmas.find(page) else { throw HMMError(.badAddress, "nothing is mapped there") }
             if mode.contains(.splitHuge) {
                 if vma.isHugetlb { throw HMMError(.notSupported, "a hugetlb page cannot be split") }
+                // Who may not write leaves a huge page whole: the right is looked at first.
+                // Kernel: mm/gup.c check_vma_flags, before follow_page_mask (6.12).
+                if mode.contains(.write), !vma.isWritable {
+                    throw HMMError(.badAddress, "the page cannot be had with this right")
+                }
                 if let pmd = tables.entry(page, .pmd), tables.read(pmd).isHugeLeaf {
                     splitHugeLeaf(around: page, in: vma, always: true)
                     // A leaf of a file is gone altogether; with a table there the fault maps a single page.

@@ -23,15 +23,15 @@ struct ModelProcess: ScenarioProcess {
         let start = process.start(of: region)
         let pages = start..<start.advanced(by: pageCount)
         try space.map(pages, protection: protection, kind: try mappingKind(options, pageCount: pageCount))
+        // The recordings ran with huge pages on request only; a region says which it is when it is mapped.
+        if !options.contains(.hugetlb) {
+            try space.advise(pages, options.contains(.hugepage) ? .hugepage : .nohugepage)
+        }
     }
 
     private func mappingKind(_ options: MapOptions, pageCount: Int) throws(HMMError) -> MappingKind {
         if options.contains(.hugetlb) { return .hugetlb(shared: options.contains(.shared)) }
-        // The recordings ran with huge pages on request only; a region says which it is when it is mapped.
-        let huge = options.contains(.hugepage)
-        guard options.contains(.file) else {
-            return options.contains(.shared) ? .sharedAnonymous : .anonymous(huge: huge)
-        }
+        guard options.contains(.file) else { return options.contains(.shared) ? .sharedAnonymous : .anonymous() }
         let file = try player.machine.makeFile(pageCount: pageCount)
         return options.contains(.shared) ? .sharedFile(file, offset: 0) : .privateFile(file, offset: 0)
     }
