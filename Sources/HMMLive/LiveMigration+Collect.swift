@@ -17,7 +17,7 @@ extension LiveMigration {
         if request.fault.contains(.fault) { try faultIn() }
         if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
             do throws(HMMError) {
-                try space.adoptMapping(mapping, around: pages)
+                try space.adoptMapping(mapping, around: pages, isTaken: true)
                 isMovable = true
             } catch {
                 // Nothing is known of this memory at the moment, so nothing of it goes.
@@ -29,8 +29,9 @@ extension LiveMigration {
         let isWanted = !request.select.isDisjoint(with: [.system, .deviceCoherent])
         var first = pages.lowerBound
         while first < pages.upperBound {
-            let tableEnd = first.alignedDown(order: Geometry.pmdOrder).advanced(by: LiveLook.limit)
-            let end = min(tableEnd, pages.upperBound)
+            // The words of a segment lie side by side; the page tables are looked at table by table.
+            let order = isWanted && !isPlain ? Geometry.pmdOrder : FrameNumber.liveSegmentOrder
+            let end = min(first.alignedDown(order: order).advanced(by: 1 << order), pages.upperBound)
             if !isWanted {
                 collectAway(first..<end)
             } else if isPlain {
@@ -46,10 +47,21 @@ extension LiveMigration {
     private func collectAway(_ part: PageRange) {
         guard let words = clive_word(part.lowerBound.raw) else { return }
         let first = index(of: part.lowerBound)
-        for offset in 0..<part.pageCount where clive_load(words + offset) != 0 {
-            let seen = LiveWord.load(part.lowerBound.advanced(by: offset))
-            if seen.isAway { source[first + offset] = awayWord(seen, first + offset) }
+        let (source, slots) = (source + first, slots + first)
+        var places = KnownPlaces(request)
+        let migrate = MigrationWord.migrate
+        var collected = 0
+        for offset in 0..<part.pageCount {
+            var word = LiveWord(raw: clive_load(words + offset))
+            if word.raw == 0 { continue }
+            if word.isBusy { word = LiveWord.load(part.lowerBound.advanced(by: offset)) }
+            guard word.isAway, let seen = awayWord(word, first + offset, &places) else { continue }
+            source[offset] = seen.word
+            guard seen.word & migrate != 0 else { continue }
+            slots[offset] = seen.slot
+            collected += 1
         }
+        noteCollected(collected)
     }
 
     private func collectLooking(_ part: PageRange) throws(HMMError) {
@@ -75,12 +87,13 @@ extension LiveMigration {
             // It fails only where nothing is mapped, and then there is nothing to collect.
             let start = UnsafeMutableRawPointer(bitPattern: part.start)
             guard mincore(start, part.lengthBytes, residence.baseAddress!) == 0 else { return }
+            let isResident = residence.baseAddress!
             for offset in 0..<part.pageCount {
-                guard LiveWord(raw: clive_load(words + offset)).isPlainlyHome else {
+                if LiveWord(raw: clive_load(words + offset)).isPlainlyHome {
+                    out[offset] = isResident[offset] & 1 == 0 ? going : held | (frame + UInt64(offset))
+                } else {
                     special.append(offset)
-                    continue
                 }
-                out[offset] = residence[offset] & 1 == 0 ? going : held | (frame + UInt64(offset))
             }
             if isSystemSelected { collectedCount += part.pageCount - special.count }
         }
@@ -126,7 +139,10 @@ extension LiveMigration {
         let right = seen.isWritable ? HMMPageWord.write : 0
         let result = HMMPageWord.valid | right | UInt64(try liveFrame(page).raw)
         guard isOrdinary, isSelected(seen.word), !seen.word.isReturned else { return result }
-        if seen.word.isCoherent { slots[index(of: page)] = seen.word.frame.raw }
+        if seen.word.isCoherent {
+            slots[index(of: page)] = seen.word.frame.raw
+            hasSlots = true
+        }
         collectedCount += 1
         return result | MigrationWord.migrate | MigrationWord.held
     }
@@ -146,19 +162,64 @@ extension LiveMigration {
         return !isStale
     }
 
+    /// Of a page that is away: what to tell of it, and if it migrates, from which slot.
+    @inline(__always)
+    private func awayWord(
+        _ word: LiveWord, _ index: Int, _ places: inout KnownPlaces
+    ) -> (word: UInt64, slot: UInt32)? {
+        guard !word.isExclusive, isAwayKnown ?? isKnown(page(index)) else { return nil }
+        places.find(word.frame)
+        let result = (word.isReadOnly ? places.readable : places.writable) | UInt64(word.frame.raw)
+        if places.isLeft { return (result, word.frame.raw) }
+        return places.isOwn ? (result, 0) : nil
+    }
+
     private func awayWord(_ word: LiveWord, _ index: Int) -> UInt64 {
-        guard !word.isExclusive, isKnown(page(index)) else { return 0 }
-        let right = word.isReadOnly ? 0 : HMMPageWord.write
-        let isOwn = request.ownMemory?.contains(word.frame) ?? false
-        let isSelected = request.select.contains(.devicePrivate) && isSource(word.frame)
-        guard isSelected else { return isOwn ? HMMPageWord.valid | right | UInt64(word.frame.raw) : 0 }
-        collectedCount += 1
-        slots[index] = word.frame.raw
-        return HMMPageWord.valid | right | MigrationWord.migrate | MigrationWord.held | UInt64(word.frame.raw)
+        var places = KnownPlaces(request)
+        guard let seen = awayWord(word, index, &places) else { return 0 }
+        if seen.word & MigrationWord.migrate != 0 {
+            slots[index] = seen.slot
+            noteCollected(1)
+        }
+        return seen.word
+    }
+
+    private func noteCollected(_ count: Int) {
+        guard count > 0 else { return }
+        collectedCount += count
+        hasSlots = true
     }
 
     private func isSource(_ frame: FrameNumber) -> Bool {
         for memory in request.sources where memory.contains(frame) { return true }
         return false
+    }
+}
+
+/// Whose a slot is, looked up once a chunk of frames: all of one belong to one device.
+private struct KnownPlaces {
+    private let request: MigrationRequest
+    private var chunk = UInt32.max
+    /// Pages leave this memory.
+    private(set) var isLeft = false
+    private(set) var isOwn = false
+    /// The words of such pages, but for the slot.
+    private(set) var (readable, writable): (UInt64, UInt64) = (0, 0)
+    private let chunkFrames = UInt32(FrameTable.chunkFrames)
+
+    init(_ request: MigrationRequest) { self.request = request }
+
+    @inline(__always)
+    mutating func find(_ frame: FrameNumber) {
+        let number = frame.raw / chunkFrames
+        if number != chunk { look(frame, number) }
+    }
+
+    private mutating func look(_ frame: FrameNumber, _ number: UInt32) {
+        chunk = number
+        isOwn = request.ownMemory?.contains(frame) ?? false
+        isLeft = request.select.contains(.devicePrivate) && request.sources.contains { $0.contains(frame) }
+        readable = HMMPageWord.valid | (isLeft ? MigrationWord.migrate | MigrationWord.held : 0)
+        writable = readable | HMMPageWord.write
     }
 }

@@ -7,10 +7,9 @@ import HMM
 extension LiveMigration {
     func commit() {
         let invalidation = Invalidation.begin(space.notifiers, event)
-        for index in 0..<pages.pageCount where source[index] & MigrationWord.migrate != 0 {
-            if destination[index] == 0 { refuse(index) }
-        }
-        leaveDevices()
+        let (source, destination, migrate) = (source, destination, MigrationWord.migrate)
+        for index in 0..<pages.pageCount where destination[index] == 0 { source[index] &= ~migrate }
+        if hasSlots { leaveDevices() }
         if !isBoundForHome { enterDevice() }
         invalidation.end()
         phase = .committed
@@ -18,32 +17,28 @@ extension LiveMigration {
 
     /// What is in a device's memory comes home first, also on its way to another.
     private func leaveDevices() {
+        let (source, slots, migrate) = (source, slots, MigrationWord.migrate)
         var index = 0
         while index < pages.pageCount {
-            guard isMigratingFromDevice(index) else {
-                index += 1
-                continue
-            }
-            var end = index + 1
-            while end < pages.pageCount, isMigratingFromDevice(end) { end += 1 }
-            leave(index..<end)
-            index = end
+            var end = index
+            while end < pages.pageCount, slots[end] != 0, source[end] & migrate != 0 { end += 1 }
+            if end > index { leave(index..<end) }
+            index = end + 1
         }
-    }
-
-    @inline(__always)
-    private func isMigratingFromDevice(_ index: Int) -> Bool {
-        slots[index] != 0 && source[index] & MigrationWord.migrate != 0
     }
 
     private func leave(_ run: Range<Int>) {
         // A page that is counted where it is has nothing to be brought.
-        let hasInPlace = run.contains { MigrationWord.frame(source[$0]).isLive }
+        let source = source
+        var hasInPlace = false
+        for index in run { hasInPlace = hasInPlace || FrameNumber(truncating: source[index]).isLive }
         if hasInPlace { return leaveInPlace(run) }
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { emptied in
             // A CPU or another device may come first: what came tells which slots are empty now.
-            clive_bring(page(run.lowerBound).raw, run.count, nil, emptied.baseAddress!)
-            for offset in 0..<run.count where emptied[offset] == 0 { refuse(run.lowerBound + offset) }
+            let came = clive_bring(page(run.lowerBound).raw, run.count, nil, emptied.baseAddress!)
+            if Int(came) < run.count {
+                for offset in 0..<run.count where emptied[offset] == 0 { refuse(run.lowerBound + offset) }
+            }
             noteLeft(space.giveBack(slots: emptied))
         }
     }
@@ -63,52 +58,60 @@ extension LiveMigration {
 
     /// Runs of neighbours with one right go together.
     private func enterDevice() {
+        let source = source
+        let kind = MigrationWord.migrate | MigrationWord.held | HMMPageWord.write
         var index = 0
         while index < pages.pageCount {
-            guard source[index] & MigrationWord.migrate != 0 else {
-                index += 1
-                continue
-            }
+            let word = source[index] & kind
             var end = index + 1
-            while end < pages.pageCount, source[end] & MigrationWord.migrate != 0, bits(end) == bits(index) { end += 1 }
-            enter(index..<end, bits(index))
+            while end < pages.pageCount, source[end] & kind == word { end += 1 }
+            if word & MigrationWord.migrate != 0 { enter(index..<end, isHole: word & MigrationWord.held == 0) }
             index = end
         }
     }
 
-    /// A hole obeys the mapping, and comes home as a page; what was there obeys its entry.
-    private func bits(_ index: Int) -> UInt64 {
-        let isHole = source[index] & MigrationWord.held == 0
-        let isWritable = isHole ? fillsWritable : source[index] & HMMPageWord.write != 0
-        return (isWritable ? 0 : UInt64(CLIVE_READONLY)) | (isHole ? UInt64(CLIVE_FRESH) : 0)
-    }
-
-    private func enter(_ run: Range<Int>, _ bits: UInt64) {
+    /// Pages of one right, or holes.
+    private func enter(_ run: Range<Int>, isHole: Bool) {
+        // A hole obeys the mapping, and comes home as a page; what was there obeys its entry.
+        let isWritable = isHole ? fillsWritable : source[run.lowerBound] & HMMPageWord.write != 0
+        let bits = (isWritable ? 0 : UInt64(CLIVE_READONLY)) | (isHole ? UInt64(CLIVE_FRESH) : 0)
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
-            withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { targets in
-                for index in run { targets[index - run.lowerBound] = MigrationWord.frame(destination[index]).raw }
-                let memory = frames.deviceMemory(of: FrameNumber(targets[0]))
-                if !isMovable || memory?.kind == .coherent {
-                    enterInPlace(run, memory, results)
-                } else {
-                    let first = page(run.lowerBound)
-                    _ = clive_take(first.raw, targets.baseAddress!, run.count, bits, results.baseAddress!)
-                }
-                noteEntered(run, results)
+            let memory = frames.deviceMemory(of: MigrationWord.frame(destination[run.lowerBound]))
+            if !isMovable || memory?.kind == .coherent {
+                enterInPlace(run, memory, results)
+            } else {
+                take(run, bits, results)
             }
+            noteEntered(run, isHole: isHole, results)
         }
     }
 
-    private func noteEntered(_ run: Range<Int>, _ results: UnsafeMutableBufferPointer<UInt8>) {
-        var entered = 0
-        for index in run {
-            guard results[index - run.lowerBound] == 0 else {
-                refuse(index)
-                continue
-            }
-            entered += 1
-            if source[index] & MigrationWord.held == 0 { filledHoleCount += 1 } else { movedCount += 1 }
+    private func take(_ run: Range<Int>, _ bits: UInt64, _ results: UnsafeMutableBufferPointer<UInt8>) {
+        withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { targets in
+            let destination = destination + run.lowerBound
+            let out = targets.baseAddress!
+            for offset in 0..<run.count { out[offset] = UInt32(truncatingIfNeeded: destination[offset]) }
+            let first = page(run.lowerBound)
+            let taken = clive_take(first.raw, out, run.count, bits, results.baseAddress!)
+            if Int(taken) == run.count { joinUnits(run) }
         }
+    }
+
+    /// What went whole a device may map whole.
+    private func joinUnits(_ run: Range<Int>) {
+        guard request.select.contains(.compound) else { return }
+        for unit in units where run.lowerBound <= unit.index && unit.range.upperBound <= run.upperBound {
+            source[unit.index] |= MigrationWord.compound
+        }
+    }
+
+    private func noteEntered(_ run: Range<Int>, isHole: Bool, _ results: UnsafeMutableBufferPointer<UInt8>) {
+        var entered = run.count
+        for offset in 0..<run.count where results[offset] != 0 {
+            refuse(run.lowerBound + offset)
+            entered -= 1
+        }
+        if isHole { filledHoleCount += entered } else { movedCount += entered }
         space.machine.statistics.pagesToDevice.add(UInt64(entered))
     }
 }

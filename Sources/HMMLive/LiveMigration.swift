@@ -20,6 +20,10 @@ final class LiveMigration: MigrationEngine {
     let destination: UnsafeMutablePointer<UInt64>
     /// By page: the frame of a device's memory that it is in or counted to, 0 for none.
     let slots: UnsafeMutablePointer<UInt32>
+    /// Some page has one.
+    var hasSlots = false
+    /// Slots that were got as one folio, in the order of their pages.
+    var units: [Unit] = []
     var phase = MigrationPhase.setup
     var fillsWritable: Bool { mapping.protection.contains(.write) }
     var collectedCount = 0
@@ -96,82 +100,5 @@ final class LiveMigration: MigrationEngine {
         let frame = try space.liveFrame(page)
         lastLive = (page, frame)
         return frame
-    }
-
-    // MARK: Destinations
-
-    func setDestination(_ frame: FrameNumber, at index: Int) {
-        precondition(phase == .collected, "a destination is set between setup and commit")
-        precondition(source[index] & MigrationWord.migrate != 0, "a destination for a page that does not migrate")
-        precondition(destination[index] == 0, "a page has two destinations")
-        destination[index] = UInt64(frame.raw) | HMMPageWord.valid
-    }
-
-    func copy(to memory: DeviceMemory?, evicting: Bool) {
-        isEvicting = evicting
-        if let memory { bindForDevice(memory, evicting: evicting) } else { bindForHome() }
-    }
-
-    private func bindForHome() {
-        isBoundForHome = true
-        for index in 0..<pages.pageCount where slots[index] != 0 && destination[index] == 0 {
-            guard source[index] & MigrationWord.migrate != 0, let home = try? liveFrame(page(index)) else { continue }
-            destination[index] = UInt64(home.raw) | HMMPageWord.valid
-        }
-    }
-
-    private func bindForDevice(_ memory: DeviceMemory, evicting: Bool) {
-        let wanted = countWanted(memory)
-        guard wanted > 0 else { return }
-        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: wanted) { new in
-            var count = allocate(wanted, from: memory, into: new.baseAddress!)
-            if count < wanted, evicting {
-                _ = space.evictLeastRecentlyUsed(of: memory, count: wanted - count)
-                count += memory.allocateSingles(wanted - count, into: new.baseAddress! + count)
-            }
-            UnsafeMutableBufferPointer(rebasing: new[0..<count]).sortByNumber()
-            var used = 0
-            for index in 0..<pages.pageCount where used < count && wantsSlot(index, memory) {
-                destination[index] = UInt64(new[used].raw) | HMMPageWord.valid
-                used += 1
-            }
-            missingDestinations += wanted - count
-        }
-    }
-
-    /// A whole table's pages get slots side by side, so that a huge page goes in one piece.
-    private func allocate(
-        _ wanted: Int, from memory: DeviceMemory, into new: UnsafeMutablePointer<FrameNumber>
-    ) -> Int {
-        let order = Geometry.pmdOrder
-        let isWhole = wanted == 1 << order && pages.lowerBound.isAligned(order: order) && pages.pageCount == wanted
-        if isWhole, memory.allocateNeighbours(order: order, into: new) { return wanted }
-        return memory.allocateSingles(wanted, into: new)
-    }
-
-    private func countWanted(_ memory: DeviceMemory) -> Int {
-        var wanted = 0
-        for index in 0..<pages.pageCount where wantsSlot(index, memory) { wanted += 1 }
-        return wanted
-    }
-
-    @inline(__always)
-    private func wantsSlot(_ index: Int, _ memory: DeviceMemory) -> Bool {
-        guard source[index] & MigrationWord.migrate != 0, destination[index] == 0 else { return false }
-        return slots[index] == 0 || !memory.contains(FrameNumber(slots[index]))
-    }
-
-    // MARK: Finish
-
-    func finish() {
-        guard phase != .finished else { return }
-        let isCommitted = phase == .committed
-        for index in 0..<pages.pageCount where destination[index] != 0 {
-            let frame = MigrationWord.frame(destination[index])
-            guard !frame.isLive else { continue }
-            frames.unlockFolio(frame)
-            if !isCommitted || source[index] & MigrationWord.migrate == 0 { frames.put(frame) }
-        }
-        phase = .finished
     }
 }

@@ -142,7 +142,7 @@ extension LiveSpace {
             withUnsafeTemporaryAllocation(of: UInt32.self, capacity: part.pageCount) { slots in
                 for page in part { dropCoherent(page) }
                 clive_forget(part.lowerBound.raw, part.pageCount, slots.baseAddress!)
-                for slot in slots where slot != 0 { machine.frames.put(FrameNumber(slot)) }
+                giveBack(slots: slots)
             }
         }
     }

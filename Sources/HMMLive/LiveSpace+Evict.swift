@@ -43,20 +43,48 @@ extension LiveSpace: ForeignAddressSpace {
     /// - Parameter home: pages that have left the node of device-coherent memory.
     private func evict(_ frame: FrameNumber, home: Set<UInt64> = []) -> Int {
         let frames = machine.frames
-        guard let page = page(of: frame), frames.tryGet(frame) else { return 0 }
-        guard frames.tryLockFolio(frame) else {
+        guard frames.isLarge(frame) || page(of: frame) != nil, frames.tryGet(frame) else { return 0 }
+        let head = frames.head(of: frame)
+        guard frames.tryLockFolio(head) else {
             frames.put(frame)
             return 0
         }
         defer {
-            frames.unlockFolio(frame)
-            frames.put(frame)
+            frames.unlockFolio(head)
+            frames.put(head)
         }
+        if frames.isLarge(head) { return evictUnit(head) }
+        guard let page = page(of: frame) else { return 0 }
         let pages = page..<page.advanced(by: 1)
         let word = LiveWord.load(page)
         guard word.frame == frame else { return 0 }
         if word.isCoherent { return uncount(page, frame, isHome: home.contains(page.raw)) ? 1 : 0 }
         return bringHome(pages, .clear, holding: frame)
+    }
+
+    /// The page that has its bytes in a slot, or had until a CPU took it home a moment ago.
+    private func pageInSlot(_ slot: FrameNumber) -> PageNumber? {
+        let raw = clive_owner(slot.raw)
+        return raw != 0 && LiveWord.load(PageNumber(raw)).frame == slot ? PageNumber(raw) : nil
+    }
+
+    /// All pages of a folio of 2 MiB, which is locked and referenced by the caller.
+    private func evictUnit(_ head: FrameNumber) -> Int {
+        let size = 1 << Geometry.pmdOrder
+        var moved = 0
+        var index = 0
+        while index < size {
+            guard let first = pageInSlot(head + index) else {
+                index += 1
+                continue
+            }
+            var end = index + 1
+            // Neighbours, unless a part of them was moved to another address.
+            while end < size, pageInSlot(head + end) == first.advanced(by: end - index) { end += 1 }
+            moved += bringHome(first..<first.advanced(by: end - index), .clear, holding: head)
+            index = end
+        }
+        return moved
     }
 
     /// The page is the device's no more; its bytes were at its address all the time. The folio is locked. False: it is

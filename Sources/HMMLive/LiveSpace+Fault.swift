@@ -111,37 +111,11 @@ extension LiveSpace {
         telling(InvalidationRange(event, pages, owner: owner)) { bringHome(pages, holding: held) }
     }
 
-    /// The slot is empty. Whoever filled it for a device a moment ago may still be mapping it, with its folio locked:
-    /// it is free after that.
-    func giveBack(slot frame: FrameNumber, isHeld: Bool = false) {
-        // Not by its lock: the caller may hold others. Who holds this one waits for nobody.
-        while !isHeld, machine.frames.isLocked(frame) { SyncThread.yield() }
-        machine.frames.put(frame)
-    }
-
-    /// The same for many; numbers of 0 are passed over. Answers how many there were.
-    func giveBack(slots: UnsafeMutableBufferPointer<UInt32>) -> Int {
-        withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: slots.count) { free in
-            var count = 0
-            for slot in slots where slot != 0 {
-                free[count] = FrameNumber(slot)
-                while machine.frames.isLocked(free[count]) { SyncThread.yield() }
-                count += 1
-            }
-            machine.frames.putSingles(free.baseAddress!, count: count)
-            return count
-        }
-    }
-
     private func bringHome(_ pages: PageRange, holding held: FrameNumber) -> Int {
         let count = pages.pageCount
         return withUnsafeTemporaryAllocation(of: UInt32.self, capacity: count) { slots in
             clive_bring(pages.lowerBound.raw, count, nil, slots.baseAddress!)
-            var moved = 0
-            for slot in slots where slot != 0 {
-                giveBack(slot: FrameNumber(slot), isHeld: slot == held.raw)
-                moved += 1
-            }
+            let moved = giveBack(slots: slots, holding: held)
             machine.statistics.pagesToSystem.add(UInt64(moved))
             return moved
         }

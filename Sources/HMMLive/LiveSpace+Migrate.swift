@@ -1,6 +1,18 @@
+import CLive
 import HMM
 
 extension LiveSpace {
+    /// Pages that are migrated together: what is asked of the kernel beside the moves is asked once for all of them.
+    private static let chunkPages = 4096
+
+    /// One table's pages where each piece may have to wait for the ones before it: what is faulted in first, and
+    /// devices that may have to give something up.
+    public func migrationChunkPages(_ request: MigrationRequest) -> Int {
+        let hasRoom = request.ownMemory.map { $0.availableFrames >= 2 * Self.chunkPages } ?? true
+        let comesHome = request.select.isDisjoint(with: .system)
+        return request.fault.isEmpty && (hasRoom || comesHome) ? Self.chunkPages : 1 << Geometry.pmdOrder
+    }
+
     /// Collects pages of one mapping for a migration, as `AddressSpace.withMigration` does on the model. The mmap lock
     /// is held.
     ///

@@ -37,7 +37,11 @@ extension LiveSpace {
     }
 
     /// Registers the mapping of pages that something is about to be done to, if it is not registered yet.
-    func adoptMapping(_ mapping: LiveMapping, around pages: PageRange) throws(HMMError) {
+    ///
+    /// - Parameter isTaken: the pages are taken next, which registers them once more.
+    func adoptMapping(
+        _ mapping: LiveMapping, around pages: PageRange, isTaken: Bool = false
+    ) throws(HMMError) {
         let mode = clive_registered(pages.lowerBound.raw)
         let path = mapping.isStack ? .handlerThread : configuration.defaultFaults
         if adoptsPagesOnly(path), mode != Int32(CLIVE_ON_THREAD.rawValue) {
@@ -49,13 +53,11 @@ extension LiveSpace {
         }
         if mode >= 0, mode == clive_registered(pages.upperBound.raw - 1) {
             // A registration that is there already is asked for at little cost; one that went takes nothing with it.
-            if hasProtectedPages {
-                let isThere = !hasStaleAway(pages)
-                    && clive_register(pages.lowerBound.raw, UInt64(pages.pageCount), clive_mode(UInt32(mode))) == 0
-                if isThere { return }
-            } else if !isStale(pages.lowerBound) {
-                return
-            }
+            // (To ask the kernel about a page that is there, as of one that is away, would split a huge page.)
+            let isThere = !hasStaleAway(pages, in: mapping)
+                && (isTaken
+                    || clive_register(pages.lowerBound.raw, UInt64(pages.pageCount), clive_mode(UInt32(mode))) == 0)
+            if isThere { return }
             noteStale(mapping.pages)
             throw HMMError(.tryAgain, "what was known of this memory is dropped first")
         }

@@ -7,7 +7,8 @@ import Synchronization
 // Lock order: `delivery` > mmap > driver locks (in callbacks).
 
 extension LiveSpace {
-    private static let batch = 256
+    /// More than a huge page has, so that one that came home whole is given back whole.
+    private static let batch = 1024
 
     /// Tells mirrors what CPUs have changed by themselves since the last call, and returns when that is done, by whom
     /// ever. A driver calls it at the start of a request, with no lock held; a thread of the live space does it in the
@@ -69,10 +70,11 @@ extension LiveSpace {
             _ = bringHomeFromNode(pages.filter { dropCoherent($0) }.map(\.raw))
             return
         }
-        var settled = 0
-        for entry in run where clive_settle(entry.page, entry.frame) {
-            giveBack(slot: FrameNumber(entry.frame))
-            settled += 1
+        let settled = withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { slots in
+            for (index, entry) in run.enumerated() {
+                slots[index] = clive_settle(entry.page, entry.frame) ? entry.frame : 0
+            }
+            return giveBack(slots: slots)
         }
         machine.statistics.pagesToSystem.add(UInt64(settled))
     }

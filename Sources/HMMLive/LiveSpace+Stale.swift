@@ -42,4 +42,27 @@ extension LiveSpace {
         forEachAway(pages) { if !isStale { isStale = !clive_still_registered($0.raw) } }
         return isStale
     }
+
+    /// The same for pages of one mapping of the kernel, which is registered as a whole: one page answers for all.
+    func hasStaleAway(_ pages: PageRange, in mapping: LiveMapping) -> Bool {
+        guard !mapping.isJoined else { return hasStaleAway(pages) }
+        guard let away = firstAway(pages) else { return false }
+        return !clive_still_registered(away.raw)
+    }
+
+    private func firstAway(_ pages: PageRange) -> PageNumber? {
+        var page = pages.lowerBound
+        while page < pages.upperBound {
+            let order = FrameNumber.liveSegmentOrder
+            let segmentEnd = page.alignedDown(order: order).advanced(by: 1 << order)
+            let end = min(segmentEnd, pages.upperBound)
+            if let words = clive_word(page.raw) {
+                for offset in 0..<page.distance(to: end) where LiveWord(raw: clive_load(words + offset)).isAway {
+                    return page.advanced(by: offset)
+                }
+            }
+            page = end
+        }
+        return nil
+    }
 }

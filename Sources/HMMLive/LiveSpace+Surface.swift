@@ -82,12 +82,14 @@ struct LiveMapping {
     let isSpecial: Bool
     let isStack: Bool
     let isHeap: Bool
+    /// It may be several for the kernel.
+    let isJoined: Bool
 
     /// The mapping that contains the page or is the next behind it.
     init?(endingAfter page: PageNumber) {
         var vma = clive_vma()
         guard clive_vma_ending_after(page.raw, &vma) == 0 else { return nil }
-        Self.join(&vma)
+        isJoined = Self.join(&vma)
         pages = PageNumber(vma.start_page)..<PageNumber(vma.end_page)
         protection = Protection(posix: Int32(vma.prot))
         isShared = vma.shared
@@ -98,9 +100,10 @@ struct LiveMapping {
         isHeap = vma.heap
     }
 
-    /// Where parts of a mapping are registered, the kernel has made several of it; they are one all the same.
-    private static func join(_ vma: inout clive_vma) {
-        guard !clive_answers_kernel_faults(), !vma.shared, !vma.file, !vma.hugetlb, !vma.special else { return }
+    /// Where parts of a mapping are registered, the kernel has made several of it; they are one all the same. Answers
+    /// whether there may be such parts.
+    private static func join(_ vma: inout clive_vma) -> Bool {
+        guard !clive_answers_kernel_faults(), !vma.shared, !vma.file, !vma.hugetlb, !vma.special else { return false }
         var next = clive_vma()
         for _ in 0..<mostParts {
             let modes = (clive_registered(vma.end_page - 1), clive_registered(vma.end_page))
@@ -109,9 +112,10 @@ struct LiveMapping {
                 clive_vma_ending_after(vma.end_page, &next) == 0, next.start_page == vma.end_page,
                 next.prot == vma.prot, next.heap == vma.heap,
                 !next.shared, !next.file, !next.hugetlb, !next.special, !next.stack
-            else { return }
+            else { return true }
             vma.end_page = next.end_page
         }
+        return true
     }
 
     /// More than a walk of one table's pages can meet.
@@ -162,8 +166,10 @@ struct LiveWord {
     /// At its address, and nothing else to be known of it.
     var isPlainlyHome: Bool { raw & Self.knowledge == UInt64(CLIVE_HOME) }
     /// The bits that name the frame; the header has them as an expression that Swift does not import.
-    static let frameBits: UInt64 = 0xffff_ffff << UInt64(CLIVE_FRAME_SHIFT)
-    private static let knowledge = UInt64(CLIVE_STATE) | UInt64(CLIVE_COHERENT)
+    static var frameBits: UInt64 { 0xffff_ffff << UInt64(CLIVE_FRAME_SHIFT) }
+    private static var knowledge: UInt64 { UInt64(CLIVE_STATE) | UInt64(CLIVE_COHERENT) }
+    /// Somebody is moving it.
+    var isBusy: Bool { state == UInt32(CLIVE_BUSY) }
     /// Its bytes are in a slot.
     var isAway: Bool { state == UInt32(CLIVE_AWAY) }
     /// A CPU took it home, and mirrors were not told yet.

@@ -91,7 +91,9 @@ final class SharedPages: @unchecked Sendable {
         case CLIVE_HOME: return nil
         case CLIVE_AWAY:
             guard clive_owner(frame) == page.raw else { return "\(page) is in frame \(frame), which is another's" }
-            return space.machine.frames.isUsed(FrameNumber(frame)) ? nil : "\(page) is in frame \(frame), which is free"
+            let frames = space.machine.frames
+            let isUsed = frames.isUsed(frames.head(of: FrameNumber(frame)))
+            return isUsed ? nil : "\(page) is in frame \(frame), which is free"
         default: return "\(page) is on its way, with nobody who moves it"
         }
     }

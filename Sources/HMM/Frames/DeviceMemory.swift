@@ -93,17 +93,6 @@ public final class DeviceMemory: @unchecked Sendable {
         return taken
     }
 
-    /// 2^`order` aligned neighbours as folios of one page each, as `allocateSingles`: for pages that go in one piece.
-    /// False when there is no such block.
-    package func allocateNeighbours(order: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Bool {
-        guard !frames.injector.shouldFail(.deviceFrame) else { return false }
-        willUse()
-        let isTaken = lock.withLock { takeNeighbours(order: order, heads) }
-        guard isTaken else { return false }
-        for i in 0..<1 << order { frames.prepareLockedSingle(heads[i]) }
-        return true
-    }
-
     /// Gives back a folio from `allocate` that was not used after all.
     public func giveBack(_ head: FrameNumber) {
         frames.unlockFolio(head)
@@ -182,17 +171,28 @@ public final class DeviceMemory: @unchecked Sendable {
         lock.withLock { for i in 1..<(1 << order) { useOrder.append(head + i) } }
     }
 
+    /// The same for a folio that nobody mapped: its pages stay where it was in the order of use.
+    func willSplit(_ head: FrameNumber, order: Int) {
+        willUse()
+        lock.withLock { useOrder.insert(1 << order - 1, behind: head) }
+    }
+
     /// Up to `count` folios that were not used for longest, without references: they may be gone when the caller looks.
     ///
     /// Second chance: a folio used since the last look goes to the end instead. So does what is answered, so that a
     /// folio that cannot be moved away does not stand in the way of the next look.
-    package func leastRecentlyUsed(_ count: Int, into heads: UnsafeMutablePointer<FrameNumber>) -> Int {
+    ///
+    /// - Parameter wanted: folios with so many frames are enough.
+    package func leastRecentlyUsed(
+        _ count: Int, frames wanted: Int = .max, into heads: UnsafeMutablePointer<FrameNumber>
+    ) -> Int {
         willJudge()
         lock.lock()
         defer { lock.unlock() }
         var found = 0
+        var frameCount = 0
         var looks = 2 * useOrder.count
-        while found < count, looks > 0, let head = useOrder.first {
+        while found < count, frameCount < wanted, looks > 0, let head = useOrder.first {
             looks -= 1
             useOrder.remove(head)
             useOrder.append(head)
@@ -201,6 +201,7 @@ public final class DeviceMemory: @unchecked Sendable {
             } else {
                 heads[found] = head
                 found += 1
+                frameCount += frames.pageCount(ofHead: head)
             }
         }
         return found
@@ -214,7 +215,8 @@ public final class DeviceMemory: @unchecked Sendable {
             // A device in full use answers the same folios again and again, if none can go.
             var misses = 0
             while freed < count, misses < 4 {
-                let found = leastRecentlyUsed(min(64, count - freed), into: batch.baseAddress!)
+                let missing = count - freed
+                let found = leastRecentlyUsed(min(64, missing), frames: missing, into: batch.baseAddress!)
                 let before = freed
                 for i in 0..<found { freed += evict(batch[i]) }
                 if found == 0 { break }
@@ -327,17 +329,6 @@ public final class DeviceMemory: @unchecked Sendable {
         allocations += UInt64(1 << order)
         useOrder.append(head)
         return head
-    }
-
-    private func takeNeighbours(order: Int, _ heads: UnsafeMutablePointer<FrameNumber>) -> Bool {
-        guard !isDead else { return false }
-        var first = takeFromChunks(order: order)
-        if first == nil, grow() { first = takeFromChunks(order: order) }
-        guard let first else { return false }
-        for i in 0..<1 << order { heads[i] = first + i }
-        useOrder.append(heads, count: 1 << order)
-        allocations += UInt64(1 << order)
-        return true
     }
 
     private func takeFromChunks(order: Int) -> FrameNumber? {

@@ -21,9 +21,8 @@ extension FrameTable {
     @inline(__always)
     func prepareLockedSingle(_ frame: FrameNumber) {
         checkUnused(frame)
-        record(frame).pointee.flags.store(0, ordering: .relaxed)
         record(frame).pointee.geometry.store(0, ordering: .relaxed)
-        publishLocked(frame)
+        publishLockedSingle(frame)
     }
 
     /// Up to `count` locked single-page folios of system memory. Answers how many there were.
@@ -87,6 +86,27 @@ extension FrameTable {
         record.pointee.pinCount.store(0, ordering: .relaxed)
         record.pointee.swapSlot.store(0, ordering: .relaxed)
         return true
+    }
+
+    /// Makes each page of a large folio of a device, which no entry names, a folio of its own with one reference. The
+    /// caller has it locked, and a reference beside the one that keeps it: both are the head's afterwards, the other
+    /// pages are unlocked.
+    package func splitUnmapped(_ head: FrameNumber) {
+        let order = order(ofHead: head)
+        precondition(isLocked(head) && order > 0, "only a locked large folio can be split")
+        // Who else takes a reference finds it locked, and lets go.
+        while !freeze(head, expected: 2) { SyncThread.yield() }
+        // In the order of use before anybody can free one of them.
+        deviceMemory(of: head)!.willSplit(head, order: order)
+        let inherited = flags(head) & FrameFlags.referenced
+        for i in 1..<1 << order {
+            let page = record(head + i)
+            page.pointee.geometry.store(0, ordering: .relaxed)
+            page.pointee.flags.store(inherited, ordering: .releasing)
+            unfreeze(head + i, count: 1)
+        }
+        record(head).pointee.geometry.store(0, ordering: .relaxed)
+        unfreeze(head, count: 2)
     }
 
     /// Gives reset frames back, zone by zone.

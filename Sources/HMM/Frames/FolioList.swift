@@ -26,6 +26,21 @@ struct FolioList {
         for i in 0..<count { append(frames[i]) }
     }
 
+    /// Puts the `more` frames that follow `head` in memory behind it in the list. The head is in it.
+    mutating func insert(_ more: Int, behind head: FrameNumber) {
+        let after = records[Int(head.raw)].next
+        for raw in head.raw + 1...head.raw + UInt32(more) {
+            let record = records + Int(raw)
+            record.pointee.freeOrder = Self.mark
+            record.pointee.previous = raw - 1
+            records[Int(raw - 1)].next = raw
+        }
+        let last = head.raw + UInt32(more)
+        records[Int(last)].next = after
+        if after != 0 { records[Int(after)].previous = last } else { tail = last }
+        count += more
+    }
+
     mutating func append(_ frame: FrameNumber) {
         let record = records + Int(frame.raw)
         record.pointee.freeOrder = Self.mark

@@ -62,6 +62,16 @@ extension FrameTable {
         record(head).pointee.refCount.store(1, ordering: .releasing)
     }
 
+    /// The same for a folio of one page whose flags say nothing yet.
+    @inline(__always)
+    func publishLockedSingle(_ frame: FrameNumber) {
+        schedulingPoint(.tryAcquire, on: lockKey(frame))
+        record(frame).pointee.flags.store(FrameFlags.locked, ordering: .relaxed)
+        LockOrder.acquired(lockClass(frame), lockKey(frame))
+        announceFirst(frame)
+        record(frame).pointee.refCount.store(1, ordering: .releasing)
+    }
+
     package func unlockFolio(_ head: FrameNumber) {
         schedulingPoint(.release, on: lockKey(head))
         LockOrder.released(lockClass(head), lockKey(head))

@@ -7,6 +7,14 @@ public protocol PageMigrating: DeviceAddressSpace {
         _ pages: PageRange, _ request: MigrationRequest,
         _ body: (borrowing Migration) throws(HMMError) -> Result
     ) throws(HMMError) -> Result
+
+    /// How many pages `migrate` takes at a time: a power of 2, of what one table maps at least.
+    func migrationChunkPages(_ request: MigrationRequest) -> Int
+}
+
+extension PageMigrating {
+    /// As much as one table maps, so that each migration takes one table lock.
+    public func migrationChunkPages(_ request: MigrationRequest) -> Int { 1 << Geometry.pmdOrder }
 }
 
 extension AddressSpace: PageMigrating {}
@@ -36,9 +44,6 @@ public struct MigrationSummary: Hashable, Sendable {
 }
 
 extension PageMigrating {
-    /// Pages of one chunk: as much as one table maps, so that each migration takes one table lock.
-    private static var chunkPages: Int { 1 << Geometry.pmdOrder }
-
     /// Migrates a range chunk by chunk, through as many mappings as it has. Holes between mappings, hugetlb, mappings
     /// without the right to read and those that are no memory are passed over; their pages stay.
     ///
@@ -63,8 +68,9 @@ extension PageMigrating {
                 break
             }
             let start = max(page, mapping.pages.lowerBound)
-            let tableEnd = start.alignedDown(order: Geometry.pmdOrder).advanced(by: Self.chunkPages)
-            let chunk = start..<min(tableEnd, mapping.pages.upperBound, pages.upperBound)
+            let chunkPages = migrationChunkPages(request)
+            let chunkEnd = start.alignedDown(order: chunkPages.trailingZeroBitCount).advanced(by: chunkPages)
+            let chunk = start..<min(chunkEnd, mapping.pages.upperBound, pages.upperBound)
             summary.stayed += page.distance(to: start)
             guard !mapping.isHugetlb, !mapping.isSpecial, mapping.protection.contains(.read) else {
                 summary.stayed += chunk.pageCount
