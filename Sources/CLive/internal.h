@@ -21,12 +21,19 @@ enum {
     WORD_HUGE = 1 << 10,
 };
 
+enum {
+    /// What a huge page has. Aligned, in memory and in the arena.
+    BLOCK_PAGES = 512,
+};
+
 /// The state of 1 GiB of memory. Zeroed memory is a segment with everything at home.
 struct segment {
     uint64_t words[CLIVE_PAGES_OF_SEGMENT];
     /// 0, or 1 + the mode in which the page is registered. Written by clive_register and clive_unregister, read by
     /// fault handlers.
     uint8_t modes[CLIVE_PAGES_OF_SEGMENT];
+    /// By block: see enter_block.
+    uint32_t gates[CLIVE_PAGES_OF_SEGMENT / BLOCK_PAGES];
     int32_t number;
 };
 enum { SEGMENT_SLOTS = 1 << 18 };
@@ -40,6 +47,9 @@ struct live {
     bool started, can_move, can_protect, protects_copies, can_zero, sigbus, kernel_faults;
     uint64_t arena_page, arena_frames;
     uint64_t *owners;
+    /// By block of the arena: how many huge pages it may get before it is asked to be rid of its page table; 0 where it
+    /// may have one.
+    uint8_t *table_uses;
     /// Addresses to which pages are taken while they are copied.
     uint64_t aside_page;
     uint32_t fault_around;
@@ -83,6 +93,11 @@ static inline uint64_t owner_of(uint32_t frame) {
 static inline void set_owner(uint32_t frame, uint64_t page) {
     if (frame < live.arena_frames) __atomic_store_n(&live.owners[frame], page, __ATOMIC_RELEASE);
 }
+/// Of `n` slots side by side.
+static inline void clear_owners(uint32_t frame, size_t n) {
+    uint64_t *owners = &live.owners[frame];
+    for (size_t i = 0; i < n && frame + i < live.arena_frames; i++) __atomic_store_n(&owners[i], 0, __ATOMIC_RELEASE);
+}
 static inline uint64_t with_state(uint64_t word, uint64_t state) { return (word & ~(uint64_t)CLIVE_STATE) | state; }
 static inline void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }
 
@@ -95,7 +110,56 @@ void *own_memory(size_t bytes);
 void wait_turn(unsigned turn);
 void sleep_ns(uint64_t nanoseconds);
 /// Owns the page: waits while it is BUSY, makes it BUSY and answers the word as it was.
-uint64_t own_word(uint64_t *word);
+uint64_t own_word(uint64_t page, uint64_t *word);
+
+// The gate of a block. A word that is not BUSY is changed by an atomic exchange inside of the gate of its block, or by
+// plain stores of the one thread that has closed it: what moves a whole block owns it so for a tenth of the price.
+//
+// Who is inside waits for nobody, but may be interrupted, or miss a page of its own stack. So who closes does not wait
+// for long either, and goes another way then (words by exchange, inside). And who has closed must miss nothing whose
+// answer needs the block: no stack lies in it, because it closes only blocks that are all CLIVE_ON_THREAD, where that
+// is not the fault thread's too, and no page of the block can be taken meanwhile.
+enum { GATE_CLOSED = 1u << 31 };
+
+static inline uint32_t *gate_of(uint64_t page) {
+    return &segment_of(page)->gates[page % CLIVE_PAGES_OF_SEGMENT / BLOCK_PAGES];
+}
+/// Goes in, when the gate is open.
+void enter_block(uint32_t *gate);
+static inline void leave_block(uint32_t *gate) { __atomic_fetch_sub(gate, 1, __ATOMIC_RELEASE); }
+/// Inside of the gate.
+static inline bool exchange_inside(uint64_t *word, uint64_t expected, uint64_t value) {
+    return __atomic_compare_exchange_n(word, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
+}
+static inline bool exchange_word(uint64_t page, uint64_t *word, uint64_t expected, uint64_t value) {
+    uint32_t *gate = gate_of(page);
+    enter_block(gate);
+    bool is_done = exchange_inside(word, expected, value);
+    leave_block(gate);
+    return is_done;
+}
+/// Closes the gate of the block of a page. False: not now.
+bool close_block(uint64_t page);
+void open_block(uint64_t page);
+/// In a child: nobody else is inside.
+void open_blocks(void);
+
+// Huge pages. They go whole, and stay huge, where no part of either block has a page table; a table stays behind when
+// a part of a block was in use by itself.
+enum { MOST_BLOCKS = 8 };
+/// Which of the blocks of a range are huge pages. The kernel is asked of each, and of the next ones when it was one.
+struct huge_blocks {
+    /// The end of the range, in pages.
+    uint64_t end;
+    /// What was asked before.
+    uint64_t first, count;
+    bool is_huge[MOST_BLOCKS];
+};
+/// The mark for the words of a whole block that is about to go to slots from `frame` on, which are made fit for it if
+/// it is a huge page; 0 if it is none.
+uint64_t keep_huge(uint64_t page, uint32_t frame, struct huge_blocks *blocks);
+/// Slots are used by less than a block.
+void note_tables(uint64_t slot, uint64_t n);
 
 // transfer.c
 enum {
@@ -107,6 +171,8 @@ enum {
     PROTECTED = 4,
     /// Who waits for the page goes on as soon as it is there.
     WAKING = 8,
+    /// A huge page.
+    WHOLE = 16,
 };
 /// Moves pages from `from` to `to`, copies what cannot be moved. All of them are owned. A hole stays a hole. Answers
 /// how many went, from the first; if fewer than `n`, `error` says why the next one did not.
@@ -216,6 +282,8 @@ int open_proc_files(void);
 bool read_pagemap(uint64_t page, size_t n, uint64_t *entries);
 /// Whether a huge page maps `page`; false if the kernel does not tell.
 bool is_huge(uint64_t page);
+/// The same of whole blocks from `page` on, at most MOST_BLOCKS.
+bool find_huge(uint64_t page, size_t blocks, bool *are);
 
 #pragma GCC visibility pop
 #endif

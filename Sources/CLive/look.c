@@ -75,6 +75,13 @@ bool is_huge(uint64_t page) {
     return scan(page, 1, SCAN_HUGE, SCAN_HUGE, &said) == 0 && said & CLIVE_HUGE;
 }
 
+bool find_huge(uint64_t page, size_t blocks, bool *are) {
+    uint8_t said[MOST_BLOCKS * BLOCK_PAGES] = { 0 };
+    if (scan(page, blocks * BLOCK_PAGES, SCAN_HUGE, SCAN_HUGE, said)) return false;
+    for (size_t i = 0; i < blocks; i++) are[i] = said[i * BLOCK_PAGES] & CLIVE_HUGE;
+    return true;
+}
+
 /// Without PAGEMAP_SCAN: asked for its node, the page of zeros is none that has one.
 static void find_zeros(uint64_t page, size_t n, uint8_t *out) {
     enum { MOST = 64 };

@@ -1,6 +1,7 @@
 // The two userfaultfds and what is registered with them. Which page belongs to which is a byte a page beside its word,
 // so that a fault handler reads it without a lock.
 #include "internal.h"
+#include <string.h>
 
 /// Marks a byte that is being set: undone if registering fails.
 enum { MODE_NEW = 0x80, MODE_BITS = 3 };
@@ -71,7 +72,8 @@ static void each_run(uint64_t page, uint64_t n, void (*visit)(uint64_t page, uin
             continue;
         }
         const uint8_t *modes = &s->modes[in_segment];
-        uint64_t run = 1;
+        uint64_t run = 1, same = 0x0101010101010101ull * modes[0], next;
+        while (run + 8 <= left && (memcpy(&next, &modes[run], 8), next == same)) run += 8;
         while (run < left && modes[run] == modes[0]) run++;
         if (modes[0]) visit(page, run, modes[0]);
         page += run;

@@ -97,19 +97,23 @@ static bool answer_at_home(uint64_t page, uint64_t *word, uint64_t w, int uffd, 
     return done;
 }
 
-/// Owns the pages that follow (`step` 1) or come before (-1) `page` in memory and in the arena alike.
+/// Owns the pages that follow (`step` 1) or come before (-1) `page` in memory and in the arena alike. All of one block.
 static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int step) {
     uint64_t *word = word_of(page);
     uint32_t frame = clive_frame_of(w);
     uint8_t mode = mode_byte(page);
+    if (page == limit) return page;
+    uint32_t *gate = gate_of(page);
+    enter_block(gate);
     while (page != limit) {
         uint64_t next = clive_load(word += step);
         bool fits = clive_state_of(next) == CLIVE_AWAY && clive_frame_of(next) == (frame += (uint32_t)step)
             && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & (CLIVE_READONLY | CLIVE_FRESH));
         if (!fits || mode_byte(page + (uint64_t)(int64_t)step) != mode) break;
-        if (!clive_cas(word, next, with_state(next, CLIVE_BUSY))) break;
+        if (!exchange_inside(word, next, with_state(next, CLIVE_BUSY))) break;
         page += (uint64_t)(int64_t)step;
     }
+    leave_block(gate);
     return page;
 }
 
@@ -121,6 +125,7 @@ static int bring_run(uint64_t first, uint64_t last, uint64_t w, int uffd, unsign
     // To wake late costs the thread that waits a fifth of its time. But not before a page is protected.
     unsigned flags = WATCHED | (w & CLIVE_READONLY ? PROTECTED : kind & FAULT_ASLEEP ? WAKING : 0);
     if (w & CLIVE_FRESH) fill_slots(clive_frame_of(w), n);
+    if (n == BLOCK_PAGES && w & WORD_HUGE) flags |= WHOLE;
     size_t done = transfer(uffd, first, slot_page(clive_frame_of(w)), n, flags, &error);
     uint64_t *word = word_of(first);
     for (size_t i = 0; i < n; i++, word++) {
@@ -144,7 +149,7 @@ static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd, 
     for (uint64_t next = block; next < end;) {
         uint64_t w = clive_load(&word[next - block]);
         if (clive_state_of(w) != CLIVE_AWAY || w & CLIVE_EXCLUSIVE || mode_byte(next) != mode
-            || !clive_cas(&word[next - block], w, with_state(w, CLIVE_BUSY))) {
+            || !exchange_word(next, &word[next - block], w, with_state(w, CLIVE_BUSY))) {
             next++;
             continue;
         }
@@ -169,7 +174,7 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, uns
     int error = bring_run(first, last, clive_load(word - (page - first)), uffd, kind);
     if (error && clive_state_of(clive_load(word)) == CLIVE_AWAY) {
         // A neighbour stood in the way, or the page itself cannot come.
-        w = own_word(word);
+        w = own_word(page, word);
         error = 0;
         if (clive_state_of(w) == CLIVE_AWAY) error = bring_run(page, page, w, uffd, kind);
         else clive_store(word, w);
@@ -184,7 +189,7 @@ static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, uns
 
 static bool answer_home(uint64_t page, int uffd, unsigned kind) {
     uint64_t *word = word_of(page);
-    uint64_t w = own_word(word);
+    uint64_t w = own_word(page, word);
     if (clive_state_of(w) == CLIVE_AWAY) {
         count(&live.counts.cpu_faults, 1);
         return answer_away(page, word, w, uffd, kind);
@@ -231,6 +236,7 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
         uint64_t w = word ? clive_load(word) : 0;
         uint32_t state = clive_state_of(w);
         bool was_present;
+        note_tables(slot, 1);
         if (state == CLIVE_BUSY && clive_frame_of(w) == frame) {
             wait_turn(turn);
             continue;
@@ -243,7 +249,7 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
             if (kind & FAULT_UNSURE) protect_pages(arena_uffd(), slot, 1, false);
             return ANSWERED;
         }
-        if (!clive_cas(word, w, with_state(w, CLIVE_BUSY))) continue;
+        if (!exchange_word(page, word, w, with_state(w, CLIVE_BUSY))) continue;
         if (state == CLIVE_RETURNED) return fetch_again(frame, page, word, w, kind);
         if (!(kind & FAULT_PROTECTED)) fill_with_zeros(arena_uffd(), slot, kind & FAULT_WRITE, &was_present);
         if (kind & (FAULT_PROTECTED | FAULT_UNSURE)) protect_pages(arena_uffd(), slot, 1, false);

@@ -124,7 +124,7 @@ static bool take_news(uint64_t *word, uint64_t page, bool is_write, struct clive
         if (!(w & bit)) return false;
         if (clive_state_of(w) == CLIVE_BUSY) {
             wait_turn(turn++);
-        } else if (clive_cas(word, w, w & ~bit)) {
+        } else if (exchange_word(page, word, w, w & ~bit)) {
             *out = is_write ? (struct clive_return){ page, 0, CLIVE_COW }
                             : (struct clive_return){ page, clive_frame_of(w),
                                                      (uint32_t)w & (CLIVE_READONLY | CLIVE_EXCLUSIVE) };

@@ -49,7 +49,8 @@ static int start(void *arena, uint64_t arena_frames, const struct clive_options 
     live.arena_frames = arena_frames;
     dl_iterate_phdr(keep_apart, NULL);
     live.owners = own_memory(arena_frames * 8);
-    if (!live.owners) return -ENOMEM;
+    live.table_uses = own_memory(arena_frames / BLOCK_PAGES + 2);
+    if (!live.owners || !live.table_uses) return -ENOMEM;
     int error = open_proc_files();
     if (!error) error = open_copies();
     if (!error) error = open_uffds();
@@ -89,6 +90,7 @@ int clive_after_fork_in_child(void) {
     __atomic_store_n(&live.waking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.forking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
+    open_blocks();
     if (live.started) {
         // These belong to the memory of the parent.
         close(live.pagemap);

@@ -3,25 +3,13 @@
 // While a page is owned here, this thread must touch nothing that could be that page: signals are blocked, arguments
 // are copied in and results out around each step, and the part of the stack that is in use is left alone.
 #define _GNU_SOURCE
-#include "internal.h"
+#include "step.h"
 #include <signal.h>
 #include <string.h>
 
 enum {
-    /// Pages of a step; steps end where a huge page may end.
-    STEP_PAGES = 512,
     /// What is taken for the stack in use: below the frame of a step, and above it.
     STACK_BELOW = 64 << 10, STACK_ABOVE = 32 << 10,
-};
-
-/// What a step works on, on the stack.
-struct step {
-    uint64_t page;
-    size_t n;
-    uint32_t frames[STEP_PAGES];
-    /// The words as they were.
-    uint64_t before[STEP_PAGES];
-    uint8_t result[STEP_PAGES];
 };
 
 static size_t step_length(uint64_t page, size_t left) {
@@ -49,50 +37,10 @@ static __attribute__((noinline)) void touch_stack(void) {
     for (size_t i = 0; i < sizeof room; i += PAGE_BYTES) room[i] = 0;
 }
 
-/// The end of the run from `i` on that can be owned: pages at home, frames that go on by one. Owns it.
-static size_t own_run(struct step *step, size_t i, uint64_t bits, uint64_t stack_first, uint64_t stack_last) {
-    size_t first = i;
-    struct segment *s = segment_of(step->page);
-    uint64_t at = step->page % CLIVE_PAGES_OF_SEGMENT;
-    uint8_t mode = s ? s->modes[at + i] : 0;
-    for (; i < step->n; i++) {
-        uint32_t frame = step->frames[i];
-        if (i > first && (frame != step->frames[i - 1] + 1 || s->modes[at + i] != mode)) return i;
-        uint64_t page = step->page + i;
-        uint8_t error = 0;
-        if (frame == 0 || frame >= live.arena_frames) error = EINVAL;
-        else if (!mode) error = ENXIO;
-        else if (page >= stack_first && page <= stack_last) error = EBUSY;
-        for (unsigned turn = 0; !error;) {
-            uint64_t *word = &s->words[at + i], w = clive_load(word);
-            uint32_t state = clive_state_of(w);
-            if (state == CLIVE_AWAY) error = EALREADY;
-            else if (state == CLIVE_RETURNED) error = EAGAIN;
-            else if (state == CLIVE_BUSY) wait_turn(turn++);
-            else if (w & CLIVE_COHERENT) error = EBUSY;
-            else {
-                uint64_t owned = CLIVE_BUSY | bits | (w & CLIVE_WP_HIT) | (uint64_t)frame << CLIVE_FRAME_SHIFT;
-                if (!clive_cas(word, w, owned)) continue;
-                step->before[i] = w;
-                set_owner(frame, page);
-                break;
-            }
-        }
-        if (error) {
-            if (i == first) step->result[i] = error;
-            return i;
-        }
-    }
-    return i;
-}
-
-/// A huge page that goes whole into slots that can take it stays huge, if they have no page table left from smaller
-/// pages: newer kernels free it with this advice. Answers the mark for the words of such pages.
-static uint64_t keep_huge(const struct step *step, size_t first, size_t end) {
-    bool is_whole = end - first == STEP_PAGES && slot_page(step->frames[first]) % STEP_PAGES == 0;
-    if (!is_whole || !live.can_move || !is_huge(step->page)) return 0;
-    drop_pages(slot_page(step->frames[first]), STEP_PAGES);
-    return WORD_HUGE;
+static void begin_step(struct step *step, uint64_t page, size_t left) {
+    step->page = page;
+    step->n = step_length(page, left);
+    step->words = word_of(page);
 }
 
 /// The part of the stack that is in use, within its mapping: what lies beside that may go.
@@ -107,31 +55,33 @@ static void find_stack(const struct step *step, uint64_t *first, uint64_t *last)
     if (*last >= vma.end_page) *last = vma.end_page - 1;
 }
 
-static size_t take_step(struct step *step, uint64_t bits) {
+static size_t take_step(struct step *step, uint64_t bits, struct huge_blocks *blocks) {
     uint64_t stack_first, stack_last;
     find_stack(step, &stack_first, &stack_last);
     size_t taken = 0;
     for (size_t i = 0; i < step->n;) {
-        size_t end = own_run(step, i, bits, stack_first, stack_last);
+        // Where a block can be closed there is no stack.
+        size_t end = own_block(step, i, bits);
+        if (end == i) end = own_run(step, i, bits, stack_first, stack_last);
         if (end == i) {
             i++;
             continue;
         }
         int uffd = uffd_of(step->page + i);
-        uint64_t *words = word_of(step->page);
-        uint64_t huge = keep_huge(step, i, end);
+        uint64_t *words = step->words;
+        uint64_t huge = end - i == STEP_PAGES ? keep_huge(step->page, step->frames[i], blocks) : 0;
+        unsigned flags = TO_SLOT | (huge ? WHOLE : 0);
         while (i < end) {
             int error = 0;
-            size_t done = transfer(uffd, slot_page(step->frames[i]), step->page + i, end - i, TO_SLOT, &error);
-            for (size_t k = i; k < i + done; k++) {
+            size_t done = transfer(uffd, slot_page(step->frames[i]), step->page + i, end - i, flags, &error);
+            for (size_t k = i; k < i + done; k++)
                 clive_store(&words[k], with_state(clive_load(&words[k]), CLIVE_AWAY) | huge);
-                step->result[k] = 0;
-            }
+            memset(&step->result[i], 0, done);
             taken += done;
             i += done;
             if (i == end) break;
             set_owner(step->frames[i], 0);
-            clive_store(&words[i], step->before[i]);
+            clive_store(&words[i], clive_load(&words[i]) & CLIVE_WP_HIT);
             step->result[i++] = (uint8_t)error;
         }
     }
@@ -142,75 +92,46 @@ int clive_take(uint64_t page, const uint32_t *frames, size_t count, uint64_t bit
     int taken = 0;
     bits &= CLIVE_READONLY | CLIVE_EXCLUSIVE | CLIVE_FRESH;
     struct step step;
+    struct huge_blocks blocks = { .end = page + count };
     touch_stack();
     register_again(page, count);
+    uint64_t mask = block_signals();
     for (size_t done = 0; done < count; done += step.n) {
-        step.page = page + done;
-        step.n = step_length(step.page, count - done);
+        begin_step(&step, page + done, count - done);
         memcpy(step.frames, &frames[done], step.n * sizeof *frames);
-        uint64_t mask = block_signals();
-        taken += (int)take_step(&step, bits);
-        restore_signals(mask);
+        taken += (int)take_step(&step, bits, &blocks);
         memcpy(&result[done], step.result, step.n);
     }
+    restore_signals(mask);
     return taken;
-}
-
-/// Owns pages that are away from `i` on, while their frames go on by one and they come home alike. What has come home
-/// already is settled here.
-static size_t own_away(struct step *step, size_t i) {
-    size_t first = i;
-    struct segment *s = segment_of(step->page);
-    uint64_t *words = s ? &s->words[step->page % CLIVE_PAGES_OF_SEGMENT] : NULL;
-    for (; i < step->n; i++) {
-        uint64_t w = words ? own_word(&words[i]) : 0;
-        uint32_t frame = step->frames[i] = clive_frame_of(w);
-        step->before[i] = w;
-        bool fits = i == first
-            || (frame == step->frames[i - 1] + 1 && !((w ^ step->before[first]) & (CLIVE_READONLY | CLIVE_FRESH))
-                && s->modes[step->page % CLIVE_PAGES_OF_SEGMENT + i]
-                    == s->modes[step->page % CLIVE_PAGES_OF_SEGMENT + first]);
-        if (clive_state_of(w) == CLIVE_AWAY && fits) continue;
-        if (i == first) {
-            step->result[i] = ENOENT;
-            if (clive_state_of(w) == CLIVE_RETURNED) {
-                if (w & WORD_COPIED) drop_pages(slot_page(frame), 1);
-                set_owner(frame, 0);
-                step->result[i] = 0;
-                w &= CLIVE_WP_HIT;
-            }
-        }
-        if (words) clive_store(&words[i], w);
-        return i;
-    }
-    return i;
 }
 
 static size_t bring_step(struct step *step) {
     size_t brought = 0;
     for (size_t i = 0; i < step->n;) {
-        size_t end = own_away(step, i);
+        size_t end = own_away_block(step, i);
+        if (end == i) end = own_away(step, i);
         if (end == i) {
             brought += step->result[i++] == 0;
             continue;
         }
         int uffd = uffd_of(step->page + i);
-        uint64_t *words = word_of(step->page);
-        unsigned flags = step->before[i] & CLIVE_READONLY ? PROTECTED : 0;
-        if (uffd >= 0 && step->before[i] & CLIVE_FRESH) fill_slots(step->frames[i], end - i);
+        uint64_t *words = step->words;
+        uint64_t w = clive_load(&words[i]);
+        unsigned flags = w & CLIVE_READONLY ? PROTECTED : 0;
+        if (end - i == BLOCK_PAGES && w & WORD_HUGE) flags |= WHOLE;
+        if (uffd >= 0 && w & CLIVE_FRESH) fill_slots(step->frames[i], end - i);
         while (i < end) {
             int error = ENXIO;
             size_t done = 0;
             if (uffd >= 0) done = transfer(uffd, step->page + i, slot_page(step->frames[i]), end - i, flags, &error);
-            for (size_t k = i; k < i + done; k++) {
-                set_owner(step->frames[k], 0);
-                clive_store(&words[k], clive_load(&words[k]) & CLIVE_WP_HIT);
-                step->result[k] = 0;
-            }
+            clear_owners(step->frames[i], done);
+            for (size_t k = i; k < i + done; k++) clive_store(&words[k], clive_load(&words[k]) & CLIVE_WP_HIT);
+            memset(&step->result[i], 0, done);
             brought += done;
             i += done;
             if (i == end) break;
-            clive_store(&words[i], step->before[i]);
+            clive_store(&words[i], with_state(clive_load(&words[i]), CLIVE_AWAY));
             step->result[i++] = (uint8_t)error;
         }
     }
@@ -221,24 +142,26 @@ int clive_bring(uint64_t page, size_t count, uint8_t *result, uint32_t *frames) 
     int brought = 0;
     struct step step;
     touch_stack();
+    uint64_t mask = block_signals();
     for (size_t done = 0; done < count; done += step.n) {
-        step.page = page + done;
-        step.n = step_length(step.page, count - done);
-        uint64_t mask = block_signals();
-        brought += (int)bring_step(&step);
-        restore_signals(mask);
+        begin_step(&step, page + done, count - done);
+        size_t came = bring_step(&step);
+        brought += (int)came;
         if (result) memcpy(&result[done], step.result, step.n);
-        for (size_t i = 0; frames && i < step.n; i++) frames[done + i] = step.result[i] == 0 ? step.frames[i] : 0;
+        if (frames && came == step.n) memcpy(&frames[done], step.frames, step.n * sizeof *frames);
+        for (size_t i = 0; frames && came < step.n && i < step.n; i++)
+            frames[done + i] = step.result[i] == 0 ? step.frames[i] : 0;
     }
+    restore_signals(mask);
     return brought;
 }
 
 static void forget_step(struct step *step) {
-    uint64_t *words = word_of(step->page);
+    uint64_t *words = step->words;
     for (size_t i = 0; i < step->n; i++) {
         step->frames[i] = 0;
         if (!words || clive_load(&words[i]) == 0) continue;
-        uint64_t w = own_word(&words[i]);
+        uint64_t w = own_word(step->page + i, &words[i]);
         if (clive_state_of(w) == CLIVE_HOME) {
             clive_store(&words[i], w);
             continue;
@@ -254,8 +177,7 @@ void clive_forget(uint64_t page, size_t count, uint32_t *frames) {
     struct step step;
     touch_stack();
     for (size_t done = 0; done < count; done += step.n) {
-        step.page = page + done;
-        step.n = step_length(step.page, count - done);
+        begin_step(&step, page + done, count - done);
         uint64_t mask = block_signals();
         forget_step(&step);
         restore_signals(mask);
@@ -269,7 +191,7 @@ int clive_zero(uint64_t page, size_t count) {
         int uffd = uffd_of(page + i);
         uint64_t *word = word_of(page + i);
         if (uffd < 0 || !word) return -ENXIO;
-        uint64_t mask = block_signals(), w = own_word(word);
+        uint64_t mask = block_signals(), w = own_word(page + i, word);
         bool was_present;
         // Zeros in the place of a page that a device took just now would hide its bytes.
         long result = clive_state_of(w) == CLIVE_AWAY ? 0 : fill_with_zeros(uffd, page + i, false, &was_present);
@@ -285,7 +207,7 @@ int clive_zero_own(uint64_t page) {
     uint64_t *word = word_of(page);
     if (uffd < 0 || !word) return -ENXIO;
     touch_stack();
-    uint64_t mask = block_signals(), w = own_word(word);
+    uint64_t mask = block_signals(), w = own_word(page, word);
     uint8_t seen = 0;
     bool was_present;
     long result = 0;
@@ -303,7 +225,7 @@ int clive_relocate(uint64_t from, uint64_t to, size_t count) {
         uint64_t *source = word_of(from + i), *destination = word_of(to + i);
         if (!source || clive_load(source) == 0) continue;
         if (!destination) return -ENXIO;
-        uint64_t mask = block_signals(), w = own_word(source);
+        uint64_t mask = block_signals(), w = own_word(from + i, source);
         if (clive_state_of(w) != CLIVE_HOME) {
             clive_store(destination, w);
             set_owner(clive_frame_of(w), to + i);
@@ -329,7 +251,7 @@ bool clive_settle(uint64_t page, uint32_t frame) {
         if (clive_frame_of(w) != frame) return false;
         if (clive_state_of(w) == CLIVE_BUSY) wait_turn(turn++);
         else if (clive_state_of(w) != CLIVE_RETURNED || w & WORD_UNDELIVERED) return false;
-        else if (clive_cas(word, w, w & CLIVE_WP_HIT)) break;
+        else if (exchange_word(page, word, w, w & CLIVE_WP_HIT)) break;
     }
     set_owner(frame, 0);
     if (w & WORD_COPIED) drop_pages(slot_page(frame), 1);

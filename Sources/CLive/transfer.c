@@ -79,6 +79,7 @@ long fill_with_zeros(int uffd, uint64_t page, bool is_write, bool *was_present) 
 
 /// Pages of their own for `n` slots that are missing, or have the shared page of zeros.
 static void fill_run(uint64_t page, size_t n, bool is_missing) {
+    note_tables(page, n);
     if (!is_missing) {
         kernel_advise(page, n, ADVISE_POPULATE_WRITE);
         return;
@@ -175,6 +176,7 @@ size_t transfer(int home_uffd, uint64_t to, uint64_t from, size_t n, unsigned fl
     int to_uffd = flags & TO_SLOT ? arena_uffd() : home_uffd;
     int from_uffd = flags & TO_SLOT ? home_uffd : arena_uffd();
     size_t done = 0;
+    if (!(flags & WHOLE)) note_tables(flags & TO_SLOT ? to : from, n);
     while (done < n) {
         if (live.can_move) {
             *error = 0;

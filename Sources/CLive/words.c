@@ -11,6 +11,11 @@ static uint32_t segment_count;
 
 uint64_t *clive_word(uint64_t page) { return word_of(page); }
 
+bool clive_change(uint64_t page, uint64_t expected, uint64_t value) {
+    uint64_t *word = word_of(page);
+    return word && exchange_word(page, word, expected, value);
+}
+
 int32_t clive_segment(uint64_t page) {
     struct segment *s = segment_of(page);
     return s ? s->number : -1;
@@ -69,11 +74,11 @@ void wait_turn(unsigned turn) {
     if (turn < 32) kernel_call(SYS_sched_yield, 0, 0, 0, 0, 0, 0); else sleep_ns(turn < 256 ? 20000 : 200000);
 }
 
-uint64_t own_word(uint64_t *word) {
+uint64_t own_word(uint64_t page, uint64_t *word) {
     for (unsigned turn = 0;;) {
         uint64_t w = clive_load(word);
         if (clive_state_of(w) == CLIVE_BUSY) wait_turn(turn++);
-        else if (clive_cas(word, w, with_state(w, CLIVE_BUSY))) return w;
+        else if (exchange_word(page, word, w, with_state(w, CLIVE_BUSY))) return w;
     }
 }
 

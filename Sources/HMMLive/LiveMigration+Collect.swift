@@ -51,15 +51,28 @@ extension LiveMigration {
         var places = KnownPlaces(request)
         let migrate = MigrationWord.migrate
         var collected = 0
+        // What is said of the page behind, if it is in the next slot and alike. Not beyond a table's slots, which may
+        // be another device's.
+        var next = (known: UInt64(0), source: UInt64(0), slot: UInt32(0))
+        let last = UInt32(Unit.pageCount - 1)
         for offset in 0..<part.pageCount {
             var word = LiveWord(raw: clive_load(words + offset))
             if word.raw == 0 { continue }
+            if word.raw == next.known {
+                (source[offset], slots[offset]) = (next.source, next.slot)
+                let isLast = next.slot & last == last
+                next = (isLast ? 0 : word.withNextFrame, next.source + 1, next.slot + 1)
+                collected += 1
+                continue
+            }
             if word.isBusy { word = LiveWord.load(part.lowerBound.advanced(by: offset)) }
             guard word.isAway, let seen = awayWord(word, first + offset, &places) else { continue }
             source[offset] = seen.word
             guard seen.word & migrate != 0 else { continue }
             slots[offset] = seen.slot
             collected += 1
+            let isLast = seen.slot & last == last
+            next = (isLast ? 0 : word.withNextFrame, seen.word + 1, seen.slot + 1)
         }
         noteCollected(collected)
     }

@@ -7,12 +7,17 @@ import HMM
 extension LiveMigration {
     func commit() {
         let invalidation = Invalidation.begin(space.notifiers, event)
-        let (source, destination, migrate) = (source, destination, MigrationWord.migrate)
-        for index in 0..<pages.pageCount where destination[index] == 0 { source[index] &= ~migrate }
+        if destinationCount < collectedCount { refuseWithout() }
         if hasSlots { leaveDevices() }
         if !isBoundForHome { enterDevice() }
         invalidation.end()
         phase = .committed
+    }
+
+    /// Pages that got no destination stay.
+    private func refuseWithout() {
+        let (source, destination, migrate) = (source, destination, MigrationWord.migrate)
+        for index in 0..<pages.pageCount where destination[index] == 0 { source[index] &= ~migrate }
     }
 
     /// What is in a device's memory comes home first, also on its way to another.
@@ -77,16 +82,22 @@ extension LiveMigration {
         let bits = (isWritable ? 0 : UInt64(CLIVE_READONLY)) | (isHole ? UInt64(CLIVE_FRESH) : 0)
         withUnsafeTemporaryAllocation(of: UInt8.self, capacity: run.count) { results in
             let memory = frames.deviceMemory(of: MigrationWord.frame(destination[run.lowerBound]))
+            var entered = 0
             if !isMovable || memory?.kind == .coherent {
                 enterInPlace(run, memory, results)
             } else {
-                take(run, bits, results)
+                entered = take(run, bits, results)
             }
-            noteEntered(run, isHole: isHole, results)
+            if entered < run.count { entered = refuseFailed(run, results) }
+            if isHole { filledHoleCount += entered } else { movedCount += entered }
+            space.machine.statistics.pagesToDevice.add(UInt64(entered))
         }
     }
 
-    private func take(_ run: Range<Int>, _ bits: UInt64, _ results: UnsafeMutableBufferPointer<UInt8>) {
+    /// Answers how many went.
+    private func take(
+        _ run: Range<Int>, _ bits: UInt64, _ results: UnsafeMutableBufferPointer<UInt8>
+    ) -> Int {
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { targets in
             let destination = destination + run.lowerBound
             let out = targets.baseAddress!
@@ -94,24 +105,26 @@ extension LiveMigration {
             let first = page(run.lowerBound)
             let taken = clive_take(first.raw, out, run.count, bits, results.baseAddress!)
             if Int(taken) == run.count { joinUnits(run) }
+            return Int(taken)
         }
     }
 
     /// What went whole a device may map whole.
     private func joinUnits(_ run: Range<Int>) {
-        guard request.select.contains(.compound) else { return }
-        for unit in units where run.lowerBound <= unit.index && unit.range.upperBound <= run.upperBound {
-            source[unit.index] |= MigrationWord.compound
+        for index in units.indices
+        where run.lowerBound <= units[index].index && units[index].range.upperBound <= run.upperBound {
+            units[index].isIn = true
+            if request.select.contains(.compound) { source[units[index].index] |= MigrationWord.compound }
         }
     }
 
-    private func noteEntered(_ run: Range<Int>, isHole: Bool, _ results: UnsafeMutableBufferPointer<UInt8>) {
+    /// Answers how many of the run are in.
+    private func refuseFailed(_ run: Range<Int>, _ results: UnsafeMutableBufferPointer<UInt8>) -> Int {
         var entered = run.count
         for offset in 0..<run.count where results[offset] != 0 {
             refuse(run.lowerBound + offset)
             entered -= 1
         }
-        if isHole { filledHoleCount += entered } else { movedCount += entered }
-        space.machine.statistics.pagesToDevice.add(UInt64(entered))
+        return entered
     }
 }

@@ -10,6 +10,8 @@ extension LiveMigration {
         /// The first of its pages.
         let index: Int
         let head: FrameNumber
+        /// All of its pages went.
+        var isIn = false
 
         static let pageCount = 1 << Geometry.pmdOrder
         var range: Range<Int> { index..<index + Self.pageCount }
@@ -20,6 +22,8 @@ extension LiveMigration {
         precondition(source[index] & MigrationWord.migrate != 0, "a destination for a page that does not migrate")
         precondition(destination[index] == 0, "a page has two destinations")
         destination[index] = UInt64(frame.raw) | HMMPageWord.valid
+        destinationCount += 1
+        hasSingles = true
     }
 
     func copy(to memory: DeviceMemory?, evicting: Bool) {
@@ -40,9 +44,12 @@ extension LiveMigration {
             let end = min(pages.pageCount, index(of: segmentEnd))
             defer { first = end }
             guard let home = try? space.liveFrame(page(first)) else { continue }
+            var bound = 0
             for i in first..<end where slots[i] != 0 && destination[i] == 0 && source[i] & migrate != 0 {
                 destination[i] = UInt64(home.raw) + UInt64(i - first) | valid
+                bound += 1
             }
+            destinationCount += bound
         }
     }
 
@@ -63,6 +70,8 @@ extension LiveMigration {
                 used += 1
             }
             missingDestinations += wanted - count
+            destinationCount += count
+            hasSingles = hasSingles || count > 0
         }
     }
 
@@ -83,6 +92,7 @@ extension LiveMigration {
             guard let head = memory.allocate(order: Geometry.pmdOrder) else { return }
             for i in 0..<size { destination[first + i] = UInt64(head.raw) + UInt64(i) | valid }
             units.append(Unit(index: first, head: head))
+            destinationCount += size
         }
     }
 
@@ -114,7 +124,7 @@ extension LiveMigration {
         guard phase != .finished else { return }
         let isCommitted = phase == .committed
         for unit in units { finish(unit, isCommitted) }
-        forEachOutsideUnits { finish($0, isCommitted) }
+        if hasSingles { forEachOutsideUnits { finish($0, isCommitted) } }
         phase = .finished
     }
 
@@ -130,8 +140,8 @@ extension LiveMigration {
 
     private func finish(_ unit: Unit, _ isCommitted: Bool) {
         let (source, migrate) = (source, MigrationWord.migrate)
-        var went = 0
-        if isCommitted { for index in unit.range { went += source[index] & migrate == 0 ? 0 : 1 } }
+        var went = unit.isIn ? Unit.pageCount : 0
+        if isCommitted, !unit.isIn { for index in unit.range { went += source[index] & migrate == 0 ? 0 : 1 } }
         guard went > 0, went < Unit.pageCount else {
             frames.unlockFolio(unit.head)
             if went == 0 { frames.put(unit.head) }

@@ -24,6 +24,10 @@ final class LiveMigration: MigrationEngine {
     var hasSlots = false
     /// Slots that were got as one folio, in the order of their pages.
     var units: [Unit] = []
+    /// Pages that have a destination.
+    var destinationCount = 0
+    /// Some of them have a slot that is a folio of its own.
+    var hasSingles = false
     var phase = MigrationPhase.setup
     var fillsWritable: Bool { mapping.protection.contains(.write) }
     var collectedCount = 0

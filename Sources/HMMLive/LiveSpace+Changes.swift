@@ -185,11 +185,10 @@ extension LiveSpace {
     /// The page goes home without the right to write.
     func makeReadOnly(_ page: PageNumber) {
         noteProtection()
-        guard let pointer = clive_word(page.raw) else { return }
         while true {
             let word = LiveWord.load(page)
             guard word.isAway else { return }
-            if clive_cas(pointer, word.raw, word.raw | UInt64(CLIVE_READONLY)) { return }
+            if clive_change(page.raw, word.raw, word.raw | UInt64(CLIVE_READONLY)) { return }
         }
     }
 

@@ -120,7 +120,7 @@ extension LiveSpace: ForeignAddressSpace {
 
     /// Counts the page, which is at its address, to the frame. False: it is not there, or counted already.
     func count(_ page: PageNumber, to frame: FrameNumber) -> Bool {
-        guard let pointer = clive_word(page.raw) else { return false }
+        guard clive_word(page.raw) != nil else { return false }
         coherentPage(frame).pointee = page.raw
         while true {
             let word = LiveWord.load(page)
@@ -130,18 +130,18 @@ extension LiveSpace: ForeignAddressSpace {
             }
             let new = word.raw | UInt64(CLIVE_COHERENT) | UInt64(frame.raw) << UInt64(CLIVE_FRAME_SHIFT)
             // A write that is let through at this moment has the word for itself: again, when it is done.
-            if clive_cas(pointer, word.raw, new) { return true }
+            if clive_change(page.raw, word.raw, new) { return true }
         }
     }
 
     /// The page is counted to no device any more, and the frame is free. False: it was not counted to this one.
     func dropCount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
-        guard let pointer = clive_word(page.raw) else { return false }
+        guard clive_word(page.raw) != nil else { return false }
         while true {
             let word = LiveWord.load(page)
             guard word.isCoherent, word.frame == frame else { return false }
             let kept = word.raw & ~(UInt64(CLIVE_COHERENT) | LiveWord.frameBits)
-            guard clive_cas(pointer, word.raw, kept) else { continue }
+            guard clive_change(page.raw, word.raw, kept) else { continue }
             coherentPage(frame).pointee = 0
             machine.frames.put(frame)
             return true

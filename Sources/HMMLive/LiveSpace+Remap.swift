@@ -101,13 +101,13 @@ extension LiveSpace {
         forEachKnown(old) { part in
             for page in part {
                 let word = LiveWord.load(page)
-                guard word.isCoherent, let from = clive_word(page.raw) else { continue }
+                guard word.isCoherent else { continue }
                 let target = start.advanced(by: old.lowerBound.distance(to: page))
                 guard let to = clive_word(target.raw) else { continue }
                 let bits = UInt64(CLIVE_COHERENT) | LiveWord.frameBits
                 coherentPage(word.frame).pointee = target.raw
-                _ = clive_cas(to, clive_load(to), clive_load(to) & ~bits | word.raw & bits)
-                _ = clive_cas(from, word.raw, word.raw & ~bits)
+                _ = clive_change(target.raw, clive_load(to), clive_load(to) & ~bits | word.raw & bits)
+                _ = clive_change(page.raw, word.raw, word.raw & ~bits)
             }
         }
     }

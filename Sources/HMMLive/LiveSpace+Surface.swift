@@ -182,5 +182,8 @@ struct LiveWord {
     var isCoherent: Bool { state == UInt32(CLIVE_HOME) && has(CLIVE_COHERENT) }
     var frame: FrameNumber { FrameNumber(clive_frame_of(raw)) }
 
+    /// The word of the page whose bytes lie in the next slot, if everything else is the same.
+    var withNextFrame: UInt64 { raw + 1 << UInt64(CLIVE_FRAME_SHIFT) }
+
     private func has(_ bit: Int) -> Bool { raw & UInt64(bit) != 0 }
 }

@@ -120,13 +120,12 @@ enum {
 
 // All signal-safe.
 static inline uint64_t clive_load(const uint64_t *_Nonnull word) { return __atomic_load_n(word, __ATOMIC_ACQUIRE); }
-/// Only for who made the word CLIVE_BUSY; everybody else uses clive_cas.
+/// Only for who made the word CLIVE_BUSY; everybody else uses clive_change.
 static inline void clive_store(uint64_t *_Nonnull word, uint64_t value) {
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
 }
-static inline bool clive_cas(uint64_t *_Nonnull word, uint64_t expected, uint64_t value) {
-    return __atomic_compare_exchange_n(word, &expected, value, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);
-}
+/// Sets the word of a page, which is there, if it is `expected` and not CLIVE_BUSY.
+bool clive_change(uint64_t page, uint64_t expected, uint64_t value);
 static inline uint32_t clive_state_of(uint64_t word) { return (uint32_t)(word & CLIVE_STATE); }
 static inline uint32_t clive_frame_of(uint64_t word) { return (uint32_t)(word >> CLIVE_FRAME_SHIFT); }
 

@@ -41,7 +41,9 @@ extension MigrationEngine {
 
     func hasMoved(_ index: Int) -> Bool { runs.hasMoved(index) }
     func forEachMovedRun(_ body: (HMMRun) -> Void) { runs.forEachMoved(body) }
-    func forEachResidentRun(_ body: (HMMRun) -> Void) { runs.forEachResident(body) }
+    func forEachResidentRun(_ body: (HMMRun) -> Void) {
+        if movedCount + filledHoleCount < pages.pageCount { runs.forEachResident(body) }
+    }
 
     private var runs: MigrationRuns {
         MigrationRuns(pages: pages, source: source, destination: destination, fillsWritable: fillsWritable)
