@@ -145,8 +145,10 @@ int clive_keep_handler(void) {
 }
 
 static void *answer_faults(void *argument) {
-    int uffd = (int)(intptr_t)argument;
+    int uffd = live.uffd[CLIVE_HANDLER_THREAD];
     struct kernel_uffd_message messages[16];
+    have_own_files();
+    __atomic_store_n((bool *)argument, true, __ATOMIC_RELEASE);
     for (;;) {
         long bytes = kernel_call(SYS_read, uffd, (long)messages, sizeof messages, 0, 0, 0);
         if (bytes == -EINTR || bytes == -EAGAIN) continue;
@@ -181,11 +183,13 @@ int start_fault_thread(void) {
     sigfillset(&all);
     sigdelset(&all, SIGBUS);
     pthread_sigmask(SIG_SETMASK, &all, &before);
-    int uffd = live.uffd[CLIVE_HANDLER_THREAD];
-    error = pthread_create(&thread, &attributes, answer_faults, (void *)(intptr_t)uffd);
+    bool has_begun = false;
+    error = pthread_create(&thread, &attributes, answer_faults, &has_begun);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
     if (error) return -error;
+    // From then on nobody can take its descriptors away.
+    for (unsigned turn = 0; !__atomic_load_n(&has_begun, __ATOMIC_ACQUIRE); turn++) wait_turn(turn);
     pthread_setname_np(thread, "hmm-faults");
     return 0;
 }

@@ -276,6 +276,12 @@ int open_uffd(struct clive_features *way);
 // handlers.c
 int start_fault_thread(void);
 
+// files.c
+/// The same file under a number that programs do not give to `dup2`, if there is one.
+int keep_high(int file);
+/// Gives the calling thread descriptors of its own: those of this code, and no others.
+void have_own_files(void);
+
 // maps.c, look.c
 int open_proc_files(void);
 /// Entries of /proc/self/pagemap. Signal-safe.

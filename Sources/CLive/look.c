@@ -23,7 +23,7 @@ int open_proc_files(void) {
     for (int i = 0; i < 2; i++) {
         long file = open_own(names[i]);
         if (file < 0) return (int)file;
-        *files[i] = (int)file;
+        *files[i] = keep_high((int)file);
     }
     return 0;
 }

@@ -14,7 +14,7 @@ static int open_with(uint64_t features) {
     live.kernel_faults = way.kernel_faults;
     struct kernel_uffd_api api = { .api = 0xAA, .features = features };
     long result = kernel_ioctl(file, UFFD_API, &api);
-    if (result == 0) return file;
+    if (result == 0) return keep_high(file);
     kernel_call(SYS_close, file, 0, 0, 0, 0, 0);
     return (int)result;
 }

@@ -1,9 +1,11 @@
 // The functions of the C library that make, copy and give up descriptors.
 
 #include "internal.h"
+#include "driver.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
@@ -97,7 +99,36 @@ EXPORTED FILE *fopen64(const char *path, const char *mode) {
 
 // MARK: close
 
+// The driver's own descriptors are none of the program, which may close whatever it finds: with them it would lose the
+// memory that a device has.
+static int first_kept(unsigned number) {
+    return number > INT_MAX ? -1 : hmm_preload_file_from((int)number);
+}
+
+static bool is_kept(int descriptor, const void *caller) {
+    return cpreload_is_programs(caller) && descriptor >= 0 && first_kept((unsigned)descriptor) == descriptor;
+}
+
+static int refuse(int error) {
+    errno = error;
+    return -1;
+}
+
+static int close_around(unsigned first, unsigned last, int flags) {
+    while (first <= last) {
+        int kept = first_kept(first);
+        if (kept < 0 || (unsigned)kept > last) return NEXT(close_range)(first, last, flags);
+        if ((unsigned)kept > first) {
+            int result = NEXT(close_range)(first, (unsigned)kept - 1, flags);
+            if (result != 0) return result;
+        }
+        first = (unsigned)kept + 1;
+    }
+    return 0;
+}
+
 EXPORTED int close(int descriptor) {
+    if (is_kept(descriptor, CALLER())) return refuse(EBADF);
     if (cpreload_has_files()) cpreload_forget(descriptor);
     return NEXT(close)(descriptor);
 }
@@ -108,7 +139,8 @@ EXPORTED int fclose(FILE *stream) {
 }
 
 EXPORTED int close_range(unsigned first, unsigned last, int flags) {
-    int result = NEXT(close_range)(first, last, flags);
+    bool is_around = cpreload_is_programs(CALLER()) && first <= last;
+    int result = is_around ? close_around(first, last, flags) : NEXT(close_range)(first, last, flags);
     if (result != 0 || !cpreload_has_files() || (flags & CLOSE_RANGE_CLOEXEC)) return result;
     // Those that are still open after all are found by nobody: the numbers of the table end long before `last` can.
     for (unsigned number = first; number <= last && number < 1u << 20; number++) cpreload_forget((int)number);
@@ -116,7 +148,8 @@ EXPORTED int close_range(unsigned first, unsigned last, int flags) {
 }
 
 EXPORTED void closefrom(int first) {
-    NEXT(closefrom)(first);
+    bool is_around = cpreload_is_programs(CALLER());
+    if (!is_around || close_around(first < 0 ? 0 : (unsigned)first, ~0u, 0) != 0) NEXT(closefrom)(first);
     if (!cpreload_has_files()) return;
     for (int number = first < 0 ? 0 : first; number < 1 << 20; number++) cpreload_forget(number);
 }
@@ -130,12 +163,14 @@ EXPORTED int dup(int descriptor) {
 }
 
 EXPORTED int dup2(int descriptor, int number) {
+    if (is_kept(number, CALLER())) return refuse(EBUSY);
     int copy = NEXT(dup2)(descriptor, number);
     if (cpreload_has_files()) cpreload_duplicated(descriptor, copy);
     return copy;
 }
 
 EXPORTED int dup3(int descriptor, int number, int flags) {
+    if (is_kept(number, CALLER())) return refuse(EBUSY);
     int copy = NEXT(dup3)(descriptor, number, flags);
     if (cpreload_has_files()) cpreload_duplicated(descriptor, copy);
     return copy;

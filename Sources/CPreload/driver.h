@@ -29,4 +29,7 @@ void hmm_preload_bring(uint64_t page, uint64_t count, int write);
 // New memory was mapped where none was: whatever is remembered of the addresses is forgotten.
 void hmm_preload_mapped(uint64_t page, uint64_t count);
 
+// The driver's lowest descriptor from the number on, or -1. Called from anywhere: it only looks.
+int hmm_preload_file_from(int number);
+
 #endif

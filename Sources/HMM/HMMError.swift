@@ -12,6 +12,7 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case busy = 16  // EBUSY
         case noDevice = 19  // ENODEV
         case invalidArgument = 22  // EINVAL
+        case tooManyFiles = 24  // EMFILE
         case noSpace = 28  // ENOSPC
         case outOfRange = 34  // ERANGE
         case overflow = 75  // EOVERFLOW
@@ -42,6 +43,7 @@ public struct HMMError: Error, Hashable, Sendable, CustomStringConvertible {
         case .busy: "EBUSY"
         case .noDevice: "ENODEV"
         case .invalidArgument: "EINVAL"
+        case .tooManyFiles: "EMFILE"
         case .noSpace: "ENOSPC"
         case .outOfRange: "ERANGE"
         case .overflow: "EOVERFLOW"

@@ -34,7 +34,9 @@ extension LiveSpace {
     private func leaveFork(isChild: Bool) {
         if isChild { WaitQueue.forgetSleepers() }
         let status = isChild ? clive_after_fork_in_child() : clive_after_fork_in_parent()
-        precondition(status == 0 || status == -EOPNOTSUPP, "the live space did not survive a fork")
+        guard status == 0 || status == -EOPNOTSUPP else {
+            fatalError("live memory did not survive a fork, for want of descriptors or threads: errno \(-status)")
+        }
         if isChild {
             forks.add(1, ordering: .releasing)
             dropUntouched()

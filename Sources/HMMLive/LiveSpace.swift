@@ -86,7 +86,8 @@ public final class LiveSpace: @unchecked Sendable {
     /// The live space of this process, started with what it needs if it was not yet.
     ///
     /// - Throws: `.notPermitted` when userfaultfd is not allowed here (`hmm doctor` says what to set), `.notSupported`
-    ///   when the kernel has none, `.outOfMemory`.
+    ///   when the kernel has none; `.outOfMemory`, `.tooManyFiles` and `.tryAgain` for want of address space, of
+    ///   descriptors and of a thread.
     public static var shared: LiveSpace { get throws(HMMError) { try start() } }
 
     /// Starts the live space of this process. A process has one: if it was started before, that is answered, with its
@@ -100,10 +101,16 @@ public final class LiveSpace: @unchecked Sendable {
         }
     }
 
+    /// Exclusive pages have as much again, and the number of a slot has 31 bits.
+    private static let mostDeviceMemory = 3 << 40
+
     private init(_ configuration: Configuration) throws(HMMError) {
         guard configuration.faultAroundPages > 0, configuration.faultAroundPages <= Geometry.entriesPerTable,
             configuration.faultAroundPages & (configuration.faultAroundPages - 1) == 0
         else { throw HMMError(.invalidArgument, "a fault brings home a power of 2 of pages, at most 512") }
+        guard 0...Self.mostDeviceMemory ~= configuration.deviceMemoryBytes else {
+            throw HMMError(.invalidArgument, "devices have from 0 to 3 TiB of memory")
+        }
         guard clive_without_is_known() else {
             throw HMMError(.invalidArgument, "HMM_WITHOUT names something that cannot be left out")
         }
@@ -126,6 +133,10 @@ public final class LiveSpace: @unchecked Sendable {
                 /dev/userfaultfd or, in a container, a seccomp profile that permits userfaultfd
                 """)
         }
+        guard status != -EMFILE, status != -ENFILE else {
+            throw HMMError(.tooManyFiles, "no descriptor is free for userfaultfd and files of /proc")
+        }
+        guard status != -EAGAIN else { throw HMMError(.tryAgain, "no thread could be made that answers faults") }
         try HMMError.check(status, "userfaultfd cannot be used")
         machine.frames.leavesSlotsEmpty = true
         machine.setForeignSpace(self)

@@ -19,21 +19,27 @@ public final class SharedBuffer<Element: BitwiseCopyable>: @unchecked Sendable {
     /// - Parameters:
     ///   - usedBySystemCalls: faults are answered by the handler thread, which is slower, and then read(2) and the like
     ///     may have the buffer whatever devices do.
-    ///   - hugePages: the kernel may use pages of 2 MiB, which move whole.
-    /// - Throws: `.outOfMemory`; the errors of `LiveSpace.start`.
+    ///   - hugePages: the kernel may use pages of 2 MiB, which move whole. The memory is taken at once then: what a
+    ///     fault of it fills later is a small page.
+    /// - Throws: `.invalidArgument` for less than one element, `.outOfMemory`; the errors of `LiveSpace.start`.
     public init(
         count: Int, usedBySystemCalls: Bool = false, hugePages: Bool = false
     ) throws(HMMError) {
         guard count > 0 else { throw HMMError(.invalidArgument, "a buffer of no elements") }
-        space = try LiveSpace.shared
         let pageBytes = Geometry.pageSizeBytes
-        let bytes = (count * MemoryLayout<Element>.stride + pageBytes - 1) / pageBytes * pageBytes
+        let (size, isTooLarge) = count.multipliedReportingOverflow(by: MemoryLayout<Element>.stride)
+        guard !isTooLarge, size < Geometry.endPage.address.raw else {
+            throw HMMError(.outOfMemory, "no memory for a shared buffer")
+        }
+        space = try LiveSpace.shared
+        let bytes = (size + pageBytes - 1) / pageBytes * pageBytes
         let start = try Self.map(bytes, hugePages: hugePages)
         let first = PageNumber(containing: VirtualAddress(UInt64(UInt(bitPattern: start))))
         pages = first..<first.advanced(by: bytes / pageBytes)
         elements = UnsafeMutableBufferPointer(
             start: start.bindMemory(to: Element.self, capacity: count), count: count)
         do throws(HMMError) {
+            if hugePages { try Self.fill(pages) }
             let configured = space.configuration.defaultFaults
             let path = configured == .automatic ? LiveSpace.FaultPath.onThread : configured
             try space.adoptNew(pages, faults: usedBySystemCalls ? .handlerThread : path)
@@ -41,10 +47,21 @@ public final class SharedBuffer<Element: BitwiseCopyable>: @unchecked Sendable {
             munmap(start, bytes)
             throw error
         }
+        if hugePages { madvise(start, bytes, MADV_DOFORK) }
         guard mprotect(start, bytes, PROT_READ | PROT_WRITE) == 0 else {
             _ = space.unmap(pages)
             throw HMMError(.outOfMemory, "no memory for a shared buffer")
         }
+    }
+
+    /// Before userfaultfd answers its faults, which it does a page at a time. That no child has it is an advice which
+    /// the mappings beside it do not have, so it is joined with none of them as long as it stands.
+    private static func fill(_ pages: PageRange) throws(HMMError) {
+        let start = UnsafeMutableRawPointer(bitPattern: pages.start)!
+        let isFilled = madvise(start, pages.lengthBytes, MADV_DONTFORK) == 0
+            && mprotect(start, pages.lengthBytes, PROT_READ | PROT_WRITE) == 0
+            && clive_populate(pages.lowerBound.raw, pages.pageCount, true) == 0
+        guard isFilled else { throw HMMError(.outOfMemory, "no memory for a shared buffer") }
     }
 
     deinit { _ = space.unmap(pages) }

@@ -7,6 +7,9 @@ import HMMLive
 
 private func range(_ page: UInt64, _ count: UInt64) -> PageRange { PageNumber(page)..<PageNumber(page &+ count) }
 
+@_cdecl("hmm_preload_file_from")
+func fileFrom(_ number: Int32) -> Int32 { clive_file_from(number) }
+
 @_cdecl("hmm_preload_unmap")
 func unmapMemory(_ page: UInt64, _ count: UInt64) -> Int32 { TestDriver.running.space.unmap(range(page, count)) }
 

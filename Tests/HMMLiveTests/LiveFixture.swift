@@ -7,6 +7,16 @@ import Testing
 /// Whether this machine lets a process answer its own faults; without that there is nothing to test here.
 let canRunLive = LiveSpace.features.open_error == 0
 
+/// Whether mappings that ask for huge pages get some, and tell.
+let hasHugePages: Bool = {
+    guard LiveSpace.features.pagemap_scan, let file = fopen("/sys/kernel/mm/transparent_hugepage/enabled", "r") else {
+        return false
+    }
+    defer { fclose(file) }
+    var line = [CChar](repeating: 0, count: 100)
+    return fgets(&line, 100, file) != nil && strstr(line, "[never]") == nil
+}()
+
 /// A process's live space with one software device that has memory of its own.
 struct LiveFixture {
     let space: LiveSpace

@@ -153,6 +153,23 @@ struct LiveMoveTests {
         return first..<first.advanced(by: count)
     }
 
+    @Test("a buffer of huge pages has some, and a child has them too", .enabled(if: hasHugePages))
+    func hugeBuffer() async {
+        await #expect(processExitsWith: .success) {
+            let live = try LiveFixture(pages: 1024, hugePages: true)
+            var seen = [UInt8](repeating: 0, count: 1024)
+            precondition(clive_look(live.pages.lowerBound.raw, 1024, &seen) == 0)
+            precondition(seen.contains { $0 & UInt8(CLIVE_HUGE) != 0 })
+            precondition(live.buffer.elements.allSatisfy { $0 == 0 })
+            live.fill()
+            let child = live.space.fork()
+            if child == 0 { exit(live.firstDifference() == nil ? 0 : 1) }
+            var status: Int32 = 0
+            precondition(waitpid(child, &status, 0) == child && status == 0)
+            exit(0)
+        }
+    }
+
     @Test("huge pages go and come whole or in pieces, with every byte")
     func hugePages() throws {
         let live = try LiveFixture(pages: 1024, hugePages: true)

@@ -53,8 +53,8 @@ struct ProgramTests {
 }
 
 private let checksOfProbe = [
-    "names", "copies", "stale-numbers", "fork", "vfork", "coherent-copies", "arguments", "mappings", "system-calls",
-    "carriers", "allocator", "device-mapping", "pins", "signals", "threads",
+    "names", "copies", "closing", "stale-numbers", "fork", "vfork", "coherent-copies", "arguments", "mappings",
+    "system-calls", "carriers", "allocator", "device-mapping", "pins", "signals", "threads",
     "allocating-threads", "programs",
 ]
 

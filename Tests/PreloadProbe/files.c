@@ -53,6 +53,38 @@ void check_copies(void) {
     close(watcher);
 }
 
+enum { CLOSE_ONE_BY_ONE, CLOSE_RANGE, CLOSE_FROM, CLOSE_BY_COPIES };
+
+// Gives up every descriptor, with memory in a device's, and goes on with new ones.
+static void close_everything(void *way) {
+    int device = open_device(0);
+    uint64_t *memory = fresh(64, 9), *words = fresh(64, 0);
+    CHECK(ask(device, DEVICE_MIGRATE, memory, 64, words) == 0 && is_intact(words, 64, 9));
+    switch (*(int *)way) {
+    case CLOSE_ONE_BY_ONE: for (int number = 3; number < 1100; number++) close(number); break;
+    case CLOSE_RANGE: CHECK(close_range(3, ~0u, 0) == 0); break;
+    case CLOSE_FROM: closefrom(3); break;
+    case CLOSE_BY_COPIES: for (int number = 3; number < 1024; number++) dup2(0, number); closefrom(3); break;
+    }
+    CHECK(fcntl(device, F_GETFD) == -1 && is_intact(memory, 64, 9));
+    device = open_device(0);
+    CHECK(device == 3 && ask(device, DEVICE_MIGRATE, memory, 64, words) == 0 && is_intact(words, 64, 9));
+    CHECK(look(device, memory) == 0x22 && is_intact(memory, 64, 9));
+}
+
+// The driver's descriptors are not the program's to close, in a child and in the process itself.
+void check_closing(void) {
+    int way = CLOSE_ONE_BY_ONE;
+    for (; way <= CLOSE_BY_COPIES; way++) CHECK(in_child(close_everything, &way) == 0);
+    int device = open_device(0);
+    uint64_t *memory = fresh(64, 11), *words = fresh(64, 0);
+    CHECK(ask(device, DEVICE_MIGRATE, memory, 64, words) == 0);
+    for (way = CLOSE_ONE_BY_ONE; way <= CLOSE_BY_COPIES; way++) CHECK(in_child(close_everything, &way) == 0);
+    CHECK(is_intact(memory, 64, 11));
+    for (way = CLOSE_ONE_BY_ONE; way <= CLOSE_BY_COPIES; way++) close_everything(&way);
+    CHECK(is_intact(memory, 64, 11));
+}
+
 // A descriptor that is closed by a bare system call is no device any more, whatever gets its number.
 void check_stale_numbers(void) {
     int device = open_device(0);

@@ -61,8 +61,8 @@ int main(int count, char **arguments) {
         const char *name;
         void (*check)(void);
     } checks[] = {
-        {"names", check_names}, {"copies", check_copies}, {"stale-numbers", check_stale_numbers},
-        {"fork", check_fork}, {"vfork", check_vfork},
+        {"names", check_names}, {"copies", check_copies}, {"closing", check_closing},
+        {"stale-numbers", check_stale_numbers}, {"fork", check_fork}, {"vfork", check_vfork},
         {"coherent-copies", check_coherent_copies}, {"arguments", check_arguments}, {"mappings", check_mappings},
         {"system-calls", check_system_calls}, {"carriers", check_carriers}, {"allocator", check_allocator},
         {"device-mapping", check_device_mapping}, {"pins", check_pins}, {"signals", check_signals},

@@ -52,6 +52,7 @@ uint64_t pin_page(int pins, uint64_t *memory);
 // files.c
 void check_names(void);
 void check_copies(void);
+void check_closing(void);
 void check_stale_numbers(void);
 void check_fork(void);
 void check_vfork(void);

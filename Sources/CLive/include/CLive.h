@@ -87,6 +87,8 @@ void clive_before_fork(void);
 int clive_after_fork_in_child(void);
 /// In the parent: what is present in registered ranges is write-protected, so that the first write is told.
 int clive_after_fork_in_parent(void);
+/// The lowest descriptor of this code's from the number on, or -1. Whoever closes it loses what is away.
+int clive_file_from(int number);
 
 // MARK: The word of a page
 

@@ -51,13 +51,16 @@ public final class DmirrorDevice: @unchecked Sendable {
         machine: Machine, name: String, kind: Kind, index: Int, capacityBytes: UInt64? = nil,
         warts: DmirrorWarts? = nil
     ) throws(HMMError) {
+        guard let owner = UInt32(exactly: index), owner < .max else {
+            throw HMMError(.invalidArgument, "the index of a device is from 0 to 4294967294")
+        }
         self.machine = machine
         self.name = name
         self.index = index
         self.warts = warts ?? (machine.profile.testDriverHasWarts ? .linux6_12 : [])
         let chunkBytes = FrameTable.chunkFrames * Geometry.pageSizeBytes
         memory = DeviceMemory(
-            kind: kind, owner: UInt32(index),
+            kind: kind, owner: owner,
             limitBytes: capacityBytes.map { Int($0) } ?? (kind == .private ? 8 : 1) * chunkBytes,
             frames: machine.frames)
         if kind == .private { machine.setPrivateFaultHandler(PrivateMemoryHandler(memory, device: self), for: memory) }

@@ -6,10 +6,10 @@ import Synchronization
 // Lock order: mmap > the folio of the grant > `driverLock`.
 
 extension SoftwareDevice {
-    /// Adds to the word at `address`, which is a multiple of 8, atomically for every CPU and every device. Answers the
+    /// Adds to the word at `address`, a multiple of 8, atomically for every CPU and every device. Answers the
     /// old value; the sum wraps around.
     public func atomicAdd(_ value: UInt64, at address: VirtualAddress) throws(HMMError) -> UInt64 {
-        let word = Self.wordIndex(address)
+        let word = try Self.wordIndex(address)
         return try withPage(PageNumber(containing: address), for: .atomic) {
             $0[word].wrappingAdd(value, ordering: .sequentiallyConsistent).oldValue
         }
@@ -19,7 +19,7 @@ extension SoftwareDevice {
     public func atomicCompareExchange(
         _ expected: UInt64, _ desired: UInt64, at address: VirtualAddress
     ) throws(HMMError) -> UInt64 {
-        let word = Self.wordIndex(address)
+        let word = try Self.wordIndex(address)
         return try withPage(PageNumber(containing: address), for: .atomic) {
             $0[word].compareExchange(
                 expected: expected, desired: desired, ordering: .sequentiallyConsistent

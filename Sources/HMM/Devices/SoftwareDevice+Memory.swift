@@ -97,6 +97,7 @@ extension SoftwareDevice {
         _ pages: PageRange, from others: [SoftwareDevice] = [], faulting access: AccessKind? = nil
     ) throws(HMMError) -> MigrationSummary {
         guard let memory else { throw HMMError(.notSupported, "the device has no memory of its own") }
+        try requireAttached()
         var request = MigrationRequest.toDevice(memory, from: others.compactMap(\.memory), owner: owner)
         if let access { request.fault = HMMPageRequest(for: access) }
         space.deliverInvalidations()
@@ -119,6 +120,7 @@ extension SoftwareDevice {
     /// Moves those of the pages that are in the device's memory back to system memory.
     public func evict(_ pages: PageRange) throws(HMMError) -> MigrationSummary {
         guard let memory else { throw HMMError(.notSupported, "the device has no memory of its own") }
+        try requireAttached()
         space.deliverInvalidations()
         // The MIGRATE event takes the entries out of the mirror. It has no owner: migrations to this device that run at
         // the same time have to take note of it, as of anybody's.

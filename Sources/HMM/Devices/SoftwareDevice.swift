@@ -30,6 +30,9 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     private(set) var interval: IntervalNotifier!
     private var queue: FaultQueue!
     private let isAttached = Atomic<Bool>(false)
+    /// Itself, while it is attached: the address space does not keep who listens to it, and a program that drops its
+    /// device, by an error for one, has pages there all the same. Set once by `attach`, taken back by `detach`.
+    private var attached: SoftwareDevice?
     /// Migrations to this device that are under way. Guarded by `driverLock`.
     var ownMigrations = OwnMigrations()
 
@@ -37,7 +40,8 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     public var resumed: (@Sendable (DeviceFaultRequest) -> Void)?
     public var cancelled: (@Sendable (DeviceFaultRequest, HMMError) -> Void)?
 
-    /// Attaches a device to the address space. Errors: EINVAL when that is gone.
+    /// Attaches a device to the address space. It stays attached until `detach`, also when nobody holds it any more.
+    /// Errors: EINVAL when the address space is gone, or for an index or a size that is negative.
     ///
     /// - Parameters:
     ///   - index: names the device as a party in invalidations, and as an owner of memory; unique in the machine.
@@ -47,17 +51,25 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         placement: PlacementPolicy = .never, policy: DeviceFaultPolicy = .init(),
         mirror: MirrorConfiguration = .init(), coalescing: FaultCoalescing = .init()
     ) throws(HMMError) -> SoftwareDevice {
+        // The last one is that of memory that is no device's.
+        guard let index = UInt32(exactly: index), index < .max else {
+            throw HMMError(.invalidArgument, "the index of a device is from 0 to 4294967294")
+        }
+        guard memory.map({ $0.sizeBytes >= 0 }) ?? true else {
+            throw HMMError(.invalidArgument, "a device has no less than no memory")
+        }
         let device = SoftwareDevice(
             space, index: index, memory: memory, placement: placement, policy: policy, mirror: mirror)
         device.queue = FaultQueue(device, coalescing)
         device.interval = try space.notifiers.insert(device, over: PageNumber(0)..<Geometry.endPage)
+        device.attached = device
         device.isAttached.store(true, ordering: .releasing)
         device.offerMemory()
         return device
     }
 
     private init(
-        _ space: any MigratingAddressSpace, index: Int, memory: SoftwareDeviceMemory?, placement: PlacementPolicy,
+        _ space: any MigratingAddressSpace, index: UInt32, memory: SoftwareDeviceMemory?, placement: PlacementPolicy,
         policy: DeviceFaultPolicy, mirror: MirrorConfiguration
     ) {
         self.space = space
@@ -65,9 +77,9 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         machine = memory?.machine
         self.memory = memory.map {
             DeviceMemory(
-                kind: $0.kind, owner: UInt32(index), limitBytes: $0.sizeBytes, frames: $0.machine.frames)
+                kind: $0.kind, owner: index, limitBytes: $0.sizeBytes, frames: $0.machine.frames)
         }
-        owner = NotifierOwner(device: UInt32(index), mirror: 1)
+        owner = NotifierOwner(device: index, mirror: 1)
         var policy = policy
         policy.owner = owner
         self.policy = policy
@@ -83,16 +95,22 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
                 }))
     }
 
-    deinit { precondition(!isAttached.load(ordering: .relaxed), "an attached device was dropped") }
-
     /// Ends all mirroring, and brings what is in the device's memory home. What somebody goes on holding there stays,
-    /// as readable as before. No access may be under way.
+    /// as readable as before. No access may be under way, and none is possible from now on. Nothing happens the second
+    /// time.
     public func detach() {
-        let wasAttached = isAttached.exchange(false, ordering: .acquiringAndReleasing)
-        precondition(wasAttached, "a device was detached twice")
+        guard isAttached.exchange(false, ordering: .acquiringAndReleasing) else { return }
+        defer { attached = nil }
         interval.remove()
         driverLock.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
         withdrawMemory()
+    }
+
+    /// Whoever has not got what it wants from the mirror asks first: that of a detached device is empty.
+    func requireAttached() throws(HMMError) {
+        guard isAttached.load(ordering: .acquiring) else {
+            throw HMMError(.noDevice, "the device was detached")
+        }
     }
 
     // MARK: Invalidation
@@ -125,6 +143,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
 
     /// Calls `use` with the driver lock held, when the mirror has the pages.
     func fault(_ pages: PageRange, _ access: AccessKind, then use: () -> Void) throws(HMMError) -> Int {
+        try requireAttached()
         var range = HMMRange(interval, pages)
         range.defaultRequest = HMMPageRequest(for: access)
         range.ownMemory = memory
@@ -171,6 +190,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         while true {
             if let result = use(page, access, body) { return result }
             rounds += 1
+            try requireAttached()
             if rounds <= Self.placementRounds { try placeAtFault(page..<page.advanced(by: 1), access) }
             var result: Result?
             if access == .atomic {
@@ -196,19 +216,19 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         }
     }
 
-    /// The word at `address`, which is a multiple of 8.
+    /// The word at `address`. Errors: those of a device fault; EINVAL where no word lies, which is at multiples of 8.
     public func load(_ address: VirtualAddress) throws(HMMError) -> UInt64 {
-        let word = Self.wordIndex(address)
+        let word = try Self.wordIndex(address)
         return try withPage(PageNumber(containing: address), for: .read) { $0[word].load(ordering: .relaxed) }
     }
 
     public func store(_ value: UInt64, at address: VirtualAddress) throws(HMMError) {
-        let word = Self.wordIndex(address)
+        let word = try Self.wordIndex(address)
         try withPage(PageNumber(containing: address), for: .write) { $0[word].store(value, ordering: .relaxed) }
     }
 
-    static func wordIndex(_ address: VirtualAddress) -> Int {
-        precondition(address.raw & 7 == 0, "a word lies at a multiple of 8")
+    static func wordIndex(_ address: VirtualAddress) throws(HMMError) -> Int {
+        guard address.raw & 7 == 0 else { throw HMMError(.invalidArgument, "a word lies at a multiple of 8") }
         return Int(address.raw & 0xfff) >> 3
     }
 
@@ -248,6 +268,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
             let strongest = requests.map(\.access).max() ?? .read
             if let pages = block.intersection(mapping.pages) { try placeAtFault(pages, strongest) }
         }
+        try requireAttached()
         var range = HMMRange(interval, block)
         range.ownMemory = memory
         range.requestMask = [.fault, .write]

@@ -31,7 +31,8 @@ public final class SyncThread: Sendable {
                 if let argument { Unmanaged<SyncThread>.fromOpaque(argument).takeRetainedValue().run() }
                 return nil
             }, argument.toOpaque())
-        precondition(error == 0, "the system has no thread for us: errno \(error)")
+        // In words in release builds too: it is the user's limits, not a mistake of the caller.
+        guard error == 0 else { fatalError("the system has no thread for us: errno \(error)") }
         thread.handle.store(handle, ordering: .releasing)
         return thread
     }
