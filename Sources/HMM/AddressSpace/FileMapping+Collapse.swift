@@ -194,7 +194,8 @@ extension AddressSpace {
         guard file.cache.content(first) == .frame(head), frames.order(ofHead: head) == Geometry.pmdOrder,
             !frames.hasFlags(head, FrameFlags.tail)
         else { return .unsuitable }
-        guard let pmd = tables.entry(start, making: .pmd) else { return .hopeless }
+        // Kernel: find_pmd_or_thp_or_none (6.12). No table is made: a child that touched nothing near has none.
+        guard let pmd = tables.entry(start, .pmd) else { return .unsuitable }
         let entry = tables.read(pmd)
         if entry.isHugeLeaf { return nil }
         let table: PageTableNumber

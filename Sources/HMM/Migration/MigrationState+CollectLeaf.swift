@@ -30,11 +30,10 @@ extension MigrationState {
     /// a leaf of another kind means something else.
     private func selectedHead(_ entry: PageTableEntry) -> FrameNumber? {
         let kind = entry.softLeaf?.kind
-        guard entry.isAccessible || kind == .devicePrivate, frames.mapping(ofHead: entry.frame).isAnonymous else {
-            return nil
-        }
-        // 6.12 splits whatever it meets.
+        guard entry.isAccessible || kind == .devicePrivate else { return nil }
+        // 6.12 splits whatever it meets, also the pages of files that it will not move. These are unmapped then.
         if splitsHugeFolios { return entry.frame }
+        guard frames.mapping(ofHead: entry.frame).isAnonymous else { return nil }
         let device: MigrationSelection = kind == .devicePrivate ? .devicePrivate : .deviceCoherent
         guard isSelected(frames.zone(of: entry.frame), device), entry.frame != unsplittable else { return nil }
         return entry.frame
