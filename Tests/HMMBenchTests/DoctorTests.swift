@@ -54,6 +54,15 @@ struct DoctorTests {
         #expect(node.text == "2 GiB, 1 GiB free, without processors: the device-coherent memory")
     }
 
+    @Test("without write protection it works; without what is needed it does not, and that is named as in its line")
+    func needed() {
+        let unprotected = Self.report { $0.features.write_protect = false }
+        #expect(unprotected.isUsable && unprotected.conclusion == "Live memory works here.")
+        let report = Self.report { $0.features.copy = false }
+        #expect(!report.isUsable)
+        #expect(report.conclusion == "Live memory does not work here: copy, zero page is missing.")
+    }
+
     @Test("a kernel of old is enough, and what is done instead is said")
     func oldKernel() {
         let report = Self.report {
@@ -116,7 +125,7 @@ struct DoctorTests {
         }
         #expect(report.findings.contains { $0.name == "left out" && $0.text.hasPrefix("kernel-faults: treated as") })
         let finding = try #require(report.findings.first { $0.name == "  faults of system calls" })
-        #expect(finding.remedy == "no HMM_WITHOUT")
+        #expect(finding.remedy == "leave kernel-faults out of HMM_WITHOUT")
     }
 
     @Test("a trial that fails outweighs features that are there")

@@ -30,6 +30,31 @@ struct LiveMisuseTests {
         }
     }
 
+    @Test("the test driver: buffers that are too small, mirrors that are closed, devices in use")
+    func mirrors() throws {
+        let live = try LiveFixture(pages: 8)
+        defer { live.device.detach() }
+        live.fill()
+        let machine = live.space.machine
+        let device = try DmirrorDevice(machine: machine, name: "x", kind: .private, index: .random(in: 2_000...3_000))
+        let mirror = try device.open(live.space)
+        let words = UnsafeMutableBufferPointer<UInt64>.allocate(capacity: 8 * LiveFixture.perPage)
+        defer { words.deallocate() }
+        let few = UnsafeMutableBufferPointer(rebasing: words.dropLast())
+        #expect(throws: HMMError(.invalidArgument)) { _ = try mirror.read(live.pages, into: few) }
+        #expect(throws: HMMError(.invalidArgument)) { _ = try mirror.write(live.pages, from: .init(few)) }
+        #expect(throws: HMMError(.invalidArgument)) { _ = try mirror.migrate(live.pages, into: few) }
+        #expect(throws: HMMError(.invalidArgument)) { _ = try mirror.exclusive(live.pages, into: few) }
+        _ = try mirror.migrate(live.pages, into: words)
+        #expect(throws: HMMError(.busy)) { try device.remove() }
+        mirror.close()
+        mirror.close()
+        #expect(throws: HMMError(.noDevice)) { _ = try mirror.read(live.pages, into: words) }
+        #expect(throws: HMMError(.noDevice)) { _ = try mirror.snapshot(live.pages) }
+        #expect(live.firstDifference() == nil)
+        try device.remove()
+    }
+
     @Test("a word that lies across two")
     func unaligned() throws {
         let live = try LiveFixture(pages: 1)
@@ -56,6 +81,34 @@ struct LiveMisuseTests {
         #expect(throws: gone) { try live.device.store(99, at: live.address(0)) }
         #expect(throws: gone) { try live.device.atomicAdd(99, at: live.address(0)) }
         #expect(live.firstDifference() == nil && live.isDeviceEmpty)
+    }
+
+    @Test("a device that is detached while others use it sees right values until then, and errors afterwards")
+    func detachedUnderUse() throws {
+        for round in 0..<20 {
+            let live = try LiveFixture(pages: 64, deviceBytes: 128 << 10)
+            live.fill()
+            let (device, buffer) = (live.device, live.buffer)
+            let users = (0..<3).map { number in
+                Worker {
+                    // A device never sees another word than the one that is there.
+                    do throws(HMMError) {
+                        while true {
+                            if number == 0 { _ = try device.prefetch(buffer.pages) }
+                            try device.run(over: buffer, for: .read) { words, first in
+                                precondition(words[7] == 0x1_0000_0000 + UInt64(first + 7), "a stale word")
+                            }
+                        }
+                    } catch {
+                        precondition(error.code == .noDevice, "not the error of a detached device")
+                    }
+                }
+            }
+            usleep(UInt32(500 + 300 * round))
+            device.detach()
+            for user in users { user.join() }
+            #expect(live.firstDifference() == nil)
+        }
     }
 
     @Test("a device that nobody holds stays attached, and what it took is there")

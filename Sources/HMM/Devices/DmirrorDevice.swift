@@ -90,9 +90,10 @@ public final class DmirrorDevice: @unchecked Sendable {
     public func release() throws(HMMError) { try machine.release(memory) }
 
     /// The device goes away, once all its mirrors are closed: its pages move home, and the machine forgets it. Errors
-    /// as for `release`; the device is then still there, but hands out no memory any more.
+    /// as for `release`; the device is then still there, but hands out no memory any more. EBUSY also while a mirror is
+    /// open.
     public func remove() throws(HMMError) {
-        precondition(openMirrors.isEmpty, "a device with open mirrors was removed")
+        guard openMirrors.isEmpty else { throw HMMError(.busy, "mirrors of the device are open") }
         try machine.remove(memory)
         machine.setPrivateFaultHandler(nil, for: memory)
     }

@@ -11,8 +11,7 @@ extension DmirrorMirror {
     public func read(
         _ pages: PageRange, into words: UnsafeMutableBufferPointer<UInt64>
     ) throws(HMMError) -> Counts {
-        precondition(words.count >= pages.pageCount * Geometry.wordsPerPage, "the buffer is smaller than the range")
-        try validate(pages)
+        try validate(pages, room: words.count)
         var faults = 0
         var done = 0
         while true {
@@ -27,8 +26,7 @@ extension DmirrorMirror {
     ///
     /// Errors: as for reading, and EPERM for a mapping that may not be written.
     public func write(_ pages: PageRange, from words: UnsafeBufferPointer<UInt64>) throws(HMMError) -> Counts {
-        precondition(words.count >= pages.pageCount * Geometry.wordsPerPage, "the buffer is smaller than the range")
-        try validate(pages)
+        try validate(pages, room: words.count)
         var faults = 0
         var done = 0
         while true {

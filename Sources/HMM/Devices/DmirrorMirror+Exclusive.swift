@@ -11,8 +11,7 @@ extension DmirrorMirror {
     public func exclusive(
         _ pages: PageRange, into words: UnsafeMutableBufferPointer<UInt64>
     ) throws(HMMError) -> Int {
-        precondition(words.count >= pages.pageCount * Geometry.wordsPerPage, "the buffer is smaller than the range")
-        try validate(pages)
+        try validate(pages, room: words.count)
         try requireSpace()
         if device.machine.profile.exclusiveConvertsFolio {
             try takeBatches(pages)

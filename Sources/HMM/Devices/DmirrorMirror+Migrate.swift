@@ -15,8 +15,7 @@ extension DmirrorMirror {
     public func migrate(
         _ pages: PageRange, into words: UnsafeMutableBufferPointer<UInt64>
     ) throws(HMMError) -> MigrateAnswer {
-        precondition(words.count >= pages.pageCount * Geometry.wordsPerPage, "the buffer is smaller than the range")
-        try validate(pages)
+        try validate(pages, room: words.count)
         try requireSpace()
         var moved = 0
         let request = MigrationRequest.toDevice(device.memory, owner: owner)

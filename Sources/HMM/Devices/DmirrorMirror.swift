@@ -53,10 +53,9 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
 
     /// Closes the mirror: no callback runs afterwards. The device's memory goes home, that of this address space or
     /// (W5) of everybody, as far as it can be had; exclusive pages stay so until a CPU touches them. Not from a
-    /// callback; no request may be under way.
+    /// callback; no request may be under way. Requests answer ENODEV from now on; nothing happens the second time.
     public func close() {
-        let wasOpen = isOpen.exchange(false, ordering: .acquiringAndReleasing)
-        precondition(wasOpen, "a mirror was closed twice")
+        guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
         interval.remove()
         if device.warts.contains(.closeEvictsEverybody) {
             _ = device.machine.evictAll(of: device.memory)
@@ -183,10 +182,15 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     // MARK: Requests
 
     /// Checks what every request checks first, and hears what is due.
-    func validate(_ pages: PageRange) throws(HMMError) {
+    /// - Parameter room: how many words the caller's buffer has.
+    func validate(_ pages: PageRange, room: Int = .max) throws(HMMError) {
+        guard isOpen.load(ordering: .acquiring) else { throw HMMError(.noDevice, "the mirror was closed") }
         space.deliverInvalidations()
         guard !pages.isEmpty, pages.upperBound <= Geometry.endPage else {
             throw HMMError(.invalidArgument, "an empty range, or one beyond the address space")
+        }
+        guard room / Geometry.wordsPerPage >= pages.pageCount else {
+            throw HMMError(.invalidArgument, "the buffer is smaller than the range")
         }
     }
 

@@ -96,13 +96,15 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     }
 
     /// Ends all mirroring, and brings what is in the device's memory home. What somebody goes on holding there stays,
-    /// as readable as before. No access may be under way, and none is possible from now on. Nothing happens the second
-    /// time.
+    /// as readable as before. Accesses under way are waited for, or end with ENODEV; none is possible from now on.
+    /// Nothing happens the second time.
     public func detach() {
         guard isAttached.exchange(false, ordering: .acquiringAndReleasing) else { return }
         defer { attached = nil }
-        interval.remove()
+        // First: what the mirror has must not outlive the interval by which it hears of changes. Nothing is stored in
+        // it any more, because whoever does that has the lock, and looks whether the device is attached.
         driverLock.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
+        interval.remove()
         withdrawMemory()
     }
 
@@ -169,6 +171,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     /// That is a broken promise of a space that tells mirrors first. In one that tells them late, a CPU has taken the
     /// page home meanwhile, or it went into a slot to be exclusive to this device.
     func store(_ runs: [MirrorRun]) throws(HMMError) -> Bool {
+        try requireAttached()
         do throws(HMMError) { try table.commit(runs) } catch {
             guard error.code == .inconsistent, space.tellsMirrorsLate else { throw error }
             return false

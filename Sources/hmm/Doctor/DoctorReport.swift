@@ -62,7 +62,7 @@ struct DoctorReport: Sendable {
     }
 
     private mutating func conclude(_ facts: MachineFacts, _ trial: (MachineFacts) -> String?) {
-        let missing = findings.filter { $0.verdict == .needed }.map(\.name)
+        let missing = findings.filter { $0.verdict == .needed }.map { $0.name.drop { $0 == " " } }
         guard missing.isEmpty else {
             conclusion = "Live memory does not work here: \(missing.joined(separator: ", ")) is missing."
             return
@@ -136,7 +136,8 @@ extension DoctorReport {
                 "are answered too, so a system call may use memory that a device has taken",
                 "are not permitted to this user: a system call that gets memory which a device has answers EFAULT; "
                     + "under hmm exec read, write and their like bring it home before",
-                remedy: facts.leftOut?.contains("kernel-faults") == true ? "no HMM_WITHOUT" : Self.rights(facts))
+                remedy: facts.leftOut?.contains("kernel-faults") == true
+                    ? "leave kernel-faults out of HMM_WITHOUT" : Self.rights(facts))
             return
         }
         let remedy =
@@ -175,9 +176,9 @@ extension DoctorReport {
             "pages are copied to a device and back (moves came with Linux 6.8)")
         add(
             "  write protection", features.write_protect,
-            "mirrors hear of copies on write; pages that cannot be moved are copied safely",
-            "pages cannot be copied safely while the program writes to them (Linux 5.7, and not on every machine)",
-            isNeeded: true)
+            "mirrors hear of the first write after a fork; pages that cannot be moved are protected and copied",
+            "mirrors do not hear of the first write after a fork; pages that cannot be moved are taken aside and "
+                + "copied (Linux 5.7, and not on every machine)")
         add(
             "  protection of holes", features.wp_unpopulated, "holes can be write-protected",
             "a hole is filled with a zero page before it is write-protected (Linux 6.4)")
