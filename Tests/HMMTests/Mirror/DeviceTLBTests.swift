@@ -76,16 +76,17 @@ struct DeviceTLBTests {
         let device = SyncThread.spawn(name: "device") {
             _ = tlb.access(PageNumber(5), .write, through: mirror) { _ in
                 step.value.store(1, ordering: .sequentiallyConsistent)
-                SyncClock.sleep(nanoseconds: 30_000_000)
-                step.value.store(2, ordering: .sequentiallyConsistent)
+                while step.value.load(ordering: .sequentiallyConsistent) == 1 { SyncClock.sleep(nanoseconds: 100_000) }
+                SyncClock.sleep(nanoseconds: 10_000_000)
+                step.value.store(3, ordering: .sequentiallyConsistent)
             }
         }
         while step.value.load(ordering: .sequentiallyConsistent) == 0 { SyncClock.sleep(nanoseconds: 100_000) }
         // A neighbour does not wait.
         #expect(mirror.invalidate(pages(6), keeping: .nothing, isBlockable: true))
-        #expect(step.value.load(ordering: .sequentiallyConsistent) == 1)
+        #expect(step.value.exchange(2, ordering: .sequentiallyConsistent) == 1)
         #expect(mirror.invalidate(pages(5), keeping: .nothing, isBlockable: true))
-        #expect(step.value.load(ordering: .sequentiallyConsistent) == 2)
+        #expect(step.value.load(ordering: .sequentiallyConsistent) == 3)
         device.join()
     }
 
