@@ -96,7 +96,8 @@ static inline void set_owner(uint32_t frame, uint64_t page) {
 /// Of `n` slots side by side.
 static inline void clear_owners(uint32_t frame, size_t n) {
     uint64_t *owners = &live.owners[frame];
-    for (size_t i = 0; i < n && frame + i < live.arena_frames; i++) __atomic_store_n(&owners[i], 0, __ATOMIC_RELEASE);
+    if (n > live.arena_frames - frame) n = live.arena_frames - frame;
+    for (size_t i = 0; i < n; i++) __atomic_store_n(&owners[i], 0, __ATOMIC_RELEASE);
 }
 static inline uint64_t with_state(uint64_t word, uint64_t state) { return (word & ~(uint64_t)CLIVE_STATE) | state; }
 static inline void count(uint64_t *counter, uint64_t n) { __atomic_fetch_add(counter, n, __ATOMIC_RELAXED); }

@@ -11,6 +11,13 @@ static uint32_t segment_count;
 
 uint64_t *clive_word(uint64_t page) { return word_of(page); }
 
+bool clive_are_home(const uint64_t *words, size_t count) {
+    uint64_t any = 0;
+    for (size_t i = 0; i < count; i++) any |= __atomic_load_n(&words[i], __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    return (any & (CLIVE_STATE | CLIVE_COHERENT)) == CLIVE_HOME;
+}
+
 bool clive_change(uint64_t page, uint64_t expected, uint64_t value) {
     uint64_t *word = word_of(page);
     return word && exchange_word(page, word, expected, value);

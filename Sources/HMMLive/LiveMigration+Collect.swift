@@ -101,6 +101,12 @@ extension LiveMigration {
             let start = UnsafeMutableRawPointer(bitPattern: part.start)
             guard mincore(start, part.lengthBytes, residence.baseAddress!) == 0 else { return }
             let isResident = residence.baseAddress!
+            if isSystemSelected, clive_are_home(words, part.pageCount), areAllSet(isResident, part.pageCount) {
+                for offset in 0..<part.pageCount { out[offset] = held &+ frame &+ UInt64(truncatingIfNeeded: offset) }
+                collectedCount += part.pageCount
+                plainCount += part.pageCount
+                return
+            }
             for offset in 0..<part.pageCount {
                 if LiveWord(raw: clive_load(words + offset)).isPlainlyHome {
                     out[offset] = isResident[offset] & 1 == 0 ? going : held | (frame + UInt64(offset))
@@ -111,6 +117,13 @@ extension LiveMigration {
             if isSystemSelected { collectedCount += part.pageCount - special.count }
         }
         for offset in special { out[offset] = try wordOfKnown(part.lowerBound.advanced(by: offset), first + offset) }
+    }
+
+    /// Whether the lowest bit of all bytes is set.
+    private func areAllSet(_ bytes: UnsafePointer<UInt8>, _ count: Int) -> Bool {
+        var all: UInt8 = 1
+        for index in 0..<count { all &= bytes[index] }
+        return all == 1
     }
 
     /// Of a page of which more is known than that it is at home.
@@ -154,7 +167,8 @@ extension LiveMigration {
         guard isOrdinary, isSelected(seen.word), !seen.word.isReturned else { return result }
         if seen.word.isCoherent {
             slots[index(of: page)] = seen.word.frame.raw
-            hasSlots = true
+            slotCount += 1
+            hasInPlace = true
         }
         collectedCount += 1
         return result | MigrationWord.migrate | MigrationWord.held
@@ -198,9 +212,8 @@ extension LiveMigration {
     }
 
     private func noteCollected(_ count: Int) {
-        guard count > 0 else { return }
         collectedCount += count
-        hasSlots = true
+        slotCount += count
     }
 
     private func isSource(_ frame: FrameNumber) -> Bool {

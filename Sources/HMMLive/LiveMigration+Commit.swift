@@ -8,7 +8,7 @@ extension LiveMigration {
     func commit() {
         let invalidation = Invalidation.begin(space.notifiers, event)
         if destinationCount < collectedCount { refuseWithout() }
-        if hasSlots { leaveDevices() }
+        if slotCount > 0 { leaveDevices() }
         if !isBoundForHome { enterDevice() }
         invalidation.end()
         phase = .committed
@@ -22,6 +22,7 @@ extension LiveMigration {
 
     /// What is in a device's memory comes home first, also on its way to another.
     private func leaveDevices() {
+        if slotCount == pages.pageCount, destinationCount == pages.pageCount { return leave(0..<pages.pageCount) }
         let (source, slots, migrate) = (source, slots, MigrationWord.migrate)
         var index = 0
         while index < pages.pageCount {
@@ -34,10 +35,9 @@ extension LiveMigration {
 
     private func leave(_ run: Range<Int>) {
         // A page that is counted where it is has nothing to be brought.
-        let source = source
-        var hasInPlace = false
-        for index in run { hasInPlace = hasInPlace || FrameNumber(truncating: source[index]).isLive }
-        if hasInPlace { return leaveInPlace(run) }
+        if hasInPlace, run.contains(where: { FrameNumber(truncating: source[$0]).isLive }) {
+            return leaveInPlace(run)
+        }
         withUnsafeTemporaryAllocation(of: UInt32.self, capacity: run.count) { emptied in
             // A CPU or another device may come first: what came tells which slots are empty now.
             let came = clive_bring(page(run.lowerBound).raw, run.count, nil, emptied.baseAddress!)
@@ -63,6 +63,9 @@ extension LiveMigration {
 
     /// Runs of neighbours with one right go together.
     private func enterDevice() {
+        if plainCount == pages.pageCount, destinationCount == pages.pageCount {
+            return enter(0..<pages.pageCount, isHole: false)
+        }
         let source = source
         let kind = MigrationWord.migrate | MigrationWord.held | HMMPageWord.write
         var index = 0

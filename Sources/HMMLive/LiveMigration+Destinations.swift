@@ -33,7 +33,7 @@ extension LiveMigration {
 
     private func bindForHome() {
         isBoundForHome = true
-        guard hasSlots else { return }
+        guard slotCount > 0 else { return }
         let (source, destination, slots) = (source, destination, slots)
         let (migrate, valid) = (MigrationWord.migrate, HMMPageWord.valid)
         var first = 0
@@ -44,6 +44,12 @@ extension LiveMigration {
             let end = min(pages.pageCount, index(of: segmentEnd))
             defer { first = end }
             guard let home = try? space.liveFrame(page(first)) else { continue }
+            if slotCount == pages.pageCount, destinationCount == first {
+                let word = valid | UInt64(home.raw)
+                for i in 0..<end - first { destination[first + i] = word &+ UInt64(truncatingIfNeeded: i) }
+                destinationCount += end - first
+                continue
+            }
             var bound = 0
             for i in first..<end where slots[i] != 0 && destination[i] == 0 && source[i] & migrate != 0 {
                 destination[i] = UInt64(home.raw) + UInt64(i - first) | valid
@@ -55,7 +61,7 @@ extension LiveMigration {
 
     private func bindForDevice(_ memory: DeviceMemory, evicting: Bool) {
         if isMovable, memory.kind == .private { bindUnits(memory) }
-        let wanted = countWanted(memory)
+        let wanted = destinationCount == pages.pageCount ? 0 : countWanted(memory)
         guard wanted > 0 else { return }
         withUnsafeTemporaryAllocation(of: FrameNumber.self, capacity: wanted) { new in
             var count = memory.allocateSingles(wanted, into: new.baseAddress!)
@@ -84,13 +90,15 @@ extension LiveMigration {
         var first = (size - Int(pages.lowerBound.raw & UInt64(size - 1))) & (size - 1)
         while first + size <= pages.pageCount {
             defer { first += size }
-            var isWhole = true
+            var (all, any) = (migrate, UInt64(0))
             for i in first..<first + size {
-                isWhole = isWhole && source[i] & migrate != 0 && destination[i] == 0 && slots[i] == 0
+                all &= source[i]
+                any |= destination[i] | UInt64(slots[i])
             }
-            guard isWhole else { continue }
+            guard all != 0, any == 0 else { continue }
             guard let head = memory.allocate(order: Geometry.pmdOrder) else { return }
-            for i in 0..<size { destination[first + i] = UInt64(head.raw) + UInt64(i) | valid }
+            let word = valid | UInt64(head.raw)
+            for i in 0..<size { destination[first + i] = word &+ UInt64(truncatingIfNeeded: i) }
             units.append(Unit(index: first, head: head))
             destinationCount += size
         }

@@ -20,8 +20,12 @@ final class LiveMigration: MigrationEngine {
     let destination: UnsafeMutablePointer<UInt64>
     /// By page: the frame of a device's memory that it is in or counted to, 0 for none.
     let slots: UnsafeMutablePointer<UInt32>
-    /// Some page has one.
-    var hasSlots = false
+    /// Pages that have one; all of them migrate.
+    var slotCount = 0
+    /// Some of those are counted where they are.
+    var hasInPlace = false
+    /// Pages that are at home, may be written and migrate, with nothing else to be known of them.
+    var plainCount = 0
     /// Slots that were got as one folio, in the order of their pages.
     var units: [Unit] = []
     /// Pages that have a destination.

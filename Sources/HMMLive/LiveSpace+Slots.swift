@@ -58,9 +58,10 @@ extension LiveSpace {
     /// Whether neighbours begin there.
     private func isRun(_ slots: UnsafeMutableBufferPointer<UInt32>, from first: Int, count: Int) -> Bool {
         let slots = slots.baseAddress! + first
-        var isRun = true
-        for offset in 1..<count { isRun = isRun && slots[offset] == slots[0] &+ UInt32(offset) }
-        return isRun
+        let start = slots[0]
+        var differences: UInt32 = 0
+        for offset in 0..<count { differences |= slots[offset] ^ (start &+ UInt32(truncatingIfNeeded: offset)) }
+        return differences == 0
     }
 
     private func waitForUnlock(_ head: FrameNumber) {

@@ -134,6 +134,8 @@ static inline uint32_t clive_frame_of(uint64_t word) { return (uint32_t)(word >>
 /// The word of a page; the words of one segment (1 GiB, 2^18 pages) are contiguous. NULL: no segment there yet.
 /// Signal-safe. A word that is known to be there stays at its place for the life of the process.
 uint64_t *_Nullable clive_word(uint64_t page);
+/// Whether all words say CLIVE_HOME, and not CLIVE_COHERENT. Signal-safe.
+bool clive_are_home(const uint64_t *_Nonnull words, size_t count);
 /// Makes the segments of a range. -ENOMEM; -ENOSPC after CLIVE_SEGMENTS of them; -EINVAL beyond the address space.
 int clive_make_segments(uint64_t page, uint64_t count);
 /// The number of the segment of a page, for live frame numbers; -1: none yet. Signal-safe.
