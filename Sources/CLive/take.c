@@ -60,8 +60,8 @@ static size_t take_step(struct step *step, uint64_t bits, struct huge_blocks *bl
     find_stack(step, &stack_first, &stack_last);
     size_t taken = 0;
     for (size_t i = 0; i < step->n;) {
-        // Where a block can be closed there is no stack.
-        size_t end = own_block(step, i, bits);
+        bool has_stack = step->page <= stack_last && step->page + step->n > stack_first;
+        size_t end = has_stack ? i : own_block(step, i, bits);
         if (end == i) end = own_run(step, i, bits, stack_first, stack_last);
         if (end == i) {
             i++;

@@ -17,7 +17,8 @@ extension LiveMigration {
         if request.fault.contains(.fault) { try faultIn() }
         if request.select.contains(.system), mapping.isPrivateMemory, mapping.protection.contains(.read) {
             do throws(HMMError) {
-                try space.adoptMapping(mapping, around: pages, isTaken: true)
+                let isTaken = request.ownMemory?.kind == .private
+                try space.adoptMapping(mapping, around: pages, isTaken: isTaken)
                 isMovable = true
             } catch {
                 // Nothing is known of this memory at the moment, so nothing of it goes.

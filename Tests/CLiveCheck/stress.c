@@ -7,7 +7,7 @@
 #include <unistd.h>
 
 enum {
-    /// The first half is registered on-thread, the second with the fault thread.
+    /// The first half is registered on-thread, with all of its block; the second with the fault thread, in the next.
     PAGES = 96,
     CPUS = 3, DEVICES = 2, FRAMES = 300, RUN_PAGES = 32,
     /// Counters of a page: one of each thread, which only that thread writes, and one that all add to.
@@ -113,9 +113,15 @@ static void deliver(void) {
     }
 }
 
+static int later_first(const void *a, const void *b) {
+    return *(const uint32_t *)a < *(const uint32_t *)b ? 1 : -1;
+}
+
 static void take(uint64_t page, uint32_t n, uint64_t bits) {
     deliver();
     if (world.free_count < n) return;
+    // Neighbours go together.
+    qsort(world.free_frames, world.free_count, sizeof *world.free_frames, later_first);
     uint32_t frames[RUN_PAGES];
     uint8_t result[RUN_PAGES];
     for (uint32_t i = 0; i < n; i++) frames[i] = world.free_frames[--world.free_count];
@@ -200,9 +206,10 @@ static void manage(uint32_t turns) {
 static int start_world(const struct clive_options *options) {
     world.arena = map_pages(ARENA_FRAMES);
     EXPECT(clive_start(world.arena, ARENA_FRAMES, options) == 0);
-    world.home = map_pages(PAGES);
+    const uint64_t before = HUGE_PAGES - PAGES / 2;
+    world.home = map_pages(HUGE_PAGES + PAGES) + before * PAGE_BYTES;
     world.page = page_of(world.home);
-    EXPECT(clive_register(world.page, PAGES / 2, CLIVE_ON_THREAD) == 0);
+    EXPECT(clive_register(world.page - before, HUGE_PAGES, CLIVE_ON_THREAD) == 0);
     EXPECT(clive_register(world.page + PAGES / 2, PAGES / 2, CLIVE_HANDLER_THREAD) == 0);
     for (int i = 0; i < PAGES; i++) pthread_mutex_init(&world.lock[i], NULL);
     for (uint32_t frame = FRAMES; frame > 0; frame--) give_frame(frame);

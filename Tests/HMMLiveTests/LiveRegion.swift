@@ -87,6 +87,11 @@ final class LiveRegion: Sendable {
 
     /// A random part of it.
     func part(_ random: inout LiveRandom) -> PageRange {
+        let table = Geometry.entriesPerTable
+        if pageCount >= table, random.below(4) == 0 {
+            let low = random.below(pageCount / table) * table
+            return page(low)..<page(low + table)
+        }
         let low = random.below(pageCount)
         let count = 1 + random.below(min(pageCount - low, 1 + random.below(pageCount)))
         return page(low)..<page(low + count)

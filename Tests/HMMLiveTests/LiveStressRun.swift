@@ -61,6 +61,9 @@ final class LiveStressRun: @unchecked Sendable {
 
     func fail(_ text: @autoclosure () -> String) {
         let text = text()
+        // The issue of another process comes without the values.
+        let line = "live stress: \(text)\n"
+        _ = line.withCString { Glibc.write(STDERR_FILENO, $0, strlen($0)) }
         failures.withLock { if $0.count < 20 { $0.append(text) } }
     }
 
