@@ -74,6 +74,9 @@ extension AddressSpace {
             else { return nil }
             let frame = entry.frame + Int(page.raw & ((1 << UInt64(level.order)) - 1))
             frames.get(frame)
+            // Who will write says so at once, or the page of a file that was only read could be dropped as clean.
+            // Anonymous pages are written to swap in any case. Kernel: mm/gup.c follow_page_pte, FOLL_TOUCH (6.12).
+            if mode.contains(.write), !entry.isDirty, !frames.isAnonymous(frame) { markDirty(frame) }
             if mode.contains(.pin), !frames.isZeroFrame(frame) {
                 frames.pin(frames.head(of: frame))
             }
