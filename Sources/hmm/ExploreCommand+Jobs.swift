@@ -13,12 +13,13 @@ enum ExplorationJobs {
         let next = Counter()
         let threads = (0..<min(jobs, subjects.count)).map { index in
             SyncThread.spawn(name: "explore \(index)") {
-                while case let place = next.take(), place < subjects.count {
+                while case let place = next.take(), place < subjects.count, !Interruption.hasCome {
                     var options = subjects[place].options
                     options.goesOn = { progress.note(schedules: $0) }
                     let exploration = subjects[place].explore(options)
                     let result = finished(subjects[place], exploration)
                     progress.noteSubject()
+                    progress.clear()
                     results.set(result, at: place)
                     report.add(result, at: place)
                 }
@@ -112,9 +113,10 @@ final class ExplorationProgress: Sendable {
 
     init(subjects: Int) { total = subjects }
 
-    /// So many schedules more. Always true: go on.
+    /// So many schedules more. Whether to go on: not when the user has had enough.
     func note(schedules count: Int) -> Bool {
         let all = schedules.add(count, ordering: .relaxed).newValue
+        if Interruption.hasCome { return false }
         guard isShown else { return true }
         let now = SyncClock.now()
         let last = lastShown.load(ordering: .relaxed)
@@ -135,5 +137,24 @@ final class ExplorationProgress: Sendable {
     private func write(_ text: String) {
         let bytes = Array(text.utf8)
         _ = Glibc.write(STDERR_FILENO, bytes, bytes.count)
+    }
+}
+
+/// Ctrl-C: the explorations stop, and what they came to is shown. A second one ends the command at once.
+enum Interruption {
+    private static let flag = Atomic<Bool>(false)
+
+    static var hasCome: Bool { flag.load(ordering: .relaxed) }
+
+    static func watch() {
+        // Who started the command may have blocked it.
+        var interrupt = sigset_t()
+        sigemptyset(&interrupt)
+        sigaddset(&interrupt, SIGINT)
+        sigprocmask(SIG_UNBLOCK, &interrupt, nil)
+        signal(SIGINT) { _ in
+            Interruption.flag.store(true, ordering: .relaxed)
+            signal(SIGINT, SIG_DFL)
+        }
     }
 }

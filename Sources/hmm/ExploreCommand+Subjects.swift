@@ -58,6 +58,10 @@ struct ExplorationResult: Sendable {
     var shrunkFailure: ExplorationFailure?
 
     var name: String { subject.name }
+    /// What was explored, if it is of a file.
+    var scenario: Scenario? {
+        if case .scenario(let scenario, _, _) = subject.what { scenario } else { nil }
+    }
     var isGood: Bool { exploration.failure == nil && (!mustBeComplete || exploration.isComplete) }
 
     /// A mended exhibit that is said to be covered.

@@ -46,7 +46,9 @@ struct ExploreCommand: ParsableCommand {
     @Flag(help: "With --museum: the versions that replaced what was wrong, exhaustively where that is possible.")
     var mended = false
 
-    @Option(help: "exhaustive, bounded:K, pct:D or random. (default: exhaustive; an exhibit's own)")
+    @Option(
+        help: "exhaustive, bounded:K, pct:D or random. (default: exhaustive; an exhibit's own)",
+        transform: Self.strategy)
     var strategy: ExplorationStrategy?
 
     @Option(help: "Stop after so many schedules of each. (default: 1000000; 10000 of an exhibit as it was)")
@@ -54,6 +56,13 @@ struct ExploreCommand: ParsableCommand {
 
     @Option(help: "Stop after so many seconds of each.")
     var seconds: Double?
+
+    @Option(
+        help: """
+            Past so many steps of a schedule its threads take turns; what does not end then is a livelock. (default: \
+            10000; an exhibit's own)
+            """)
+    var steps: Int?
 
     @Option(help: "The seed of the random strategies.")
     var seed: UInt64 = 1
@@ -84,6 +93,9 @@ struct ExploreCommand: ParsableCommand {
         if mended, !museum { throw ValidationError("--mended goes with --museum.") }
         if let jobs, jobs < 1 { throw ValidationError("At least one job is needed.") }
         if let schedules, schedules < 1 { throw ValidationError("At least one schedule is needed.") }
+        if let steps, !(1...Self.mostSteps ~= steps) {
+            throw ValidationError("--steps is from 1 to \(Self.mostSteps).")
+        }
         if let seconds, !(seconds > 0) { throw ValidationError("--seconds must be more than 0.") }
         if output != nil, museum { throw ValidationError("--output is for scenarios.") }
     }
@@ -92,6 +104,7 @@ struct ExploreCommand: ParsableCommand {
         var subjects = museum ? try exhibits() : try scenarios()
         if let replay { try prepareReplay(of: replay, &subjects) }
         let progress = ExplorationProgress(subjects: subjects.count)
+        Interruption.watch()
         let split = splits(subjects)
         let report = ExplorationReport(
             subjects: subjects, isJSON: json, isSearch: museum && !mended, showsText: !museum || subjects.count == 1)
@@ -105,6 +118,10 @@ struct ExploreCommand: ParsableCommand {
         progress.clear()
         report.finish()
         try writeFiles(results)
+        if Interruption.hasCome {
+            Console.complain("hmm: interrupted; what is shown was explored as far as it says")
+            throw ExitCode(130)
+        }
         let isGood = results.allSatisfy { museum && !mended ? $0.isFound : $0.isGood }
         if !isGood { throw ExitCode(1) }
     }
@@ -117,6 +134,7 @@ struct ExploreCommand: ParsableCommand {
         options.schedules = schedules ?? count
         options.seconds = seconds ?? .infinity
         options.seed = seed
+        if let steps { options.stepLimit = steps }
         return options
     }
 
@@ -147,6 +165,8 @@ struct ExploreCommand: ParsableCommand {
     }
 
     private static let scenarioSchedules = 1_000_000
+    /// What is noted of each step takes memory for the longest schedule.
+    private static let mostSteps = 10_000_000
 
     private func prepareReplay(of text: String, _ subjects: inout [ExplorationSubject]) throws {
         guard subjects.count == 1 else {
@@ -174,13 +194,17 @@ struct ExploreCommand: ParsableCommand {
         let failed = results.filter { $0.exploration.failure != nil }
         if let html {
             let sections = failed.compactMap { result in
-                result.exploration.failure.map {
-                    FailurePage.Section(title: result.name, lead: result.lead, failure: $0)
+                (result.shrunkFailure ?? result.exploration.failure).map {
+                    FailurePage.Section(
+                        title: result.name, lead: result.lead, failure: $0,
+                        program: (result.shrunk ?? result.scenario)?.text ?? "", replay: result.replayLine)
                 }
             }
             try write(FailurePage.html(title: "hmm explore", sections), to: html)
         }
-        if let output, let small = failed.lazy.compactMap(\.shrunk).first { try write(small.text, to: output) }
+        if let output, let first = failed.first, let small = first.shrunk ?? first.scenario {
+            try write(small.text, to: output)
+        }
     }
 
     private func write(_ text: String, to path: String) throws {
@@ -193,17 +217,23 @@ struct ExploreCommand: ParsableCommand {
     }
 }
 
-extension ExplorationStrategy: ExpressibleByArgument {
-    public init?(argument: String) {
-        let parts = argument.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
+extension ExploreCommand {
+    /// More preemptions or changes than any schedule has steps say nothing.
+    private static let largestNumber = 1_000
+
+    static func strategy(_ text: String) throws -> ExplorationStrategy {
+        let parts = text.split(separator: ":", maxSplits: 1, omittingEmptySubsequences: false)
         let number = parts.count == 2 ? Int(parts[1]) : nil
         switch (parts[0], parts.count, number) {
-        case ("exhaustive", 1, _): self = .exhaustive
-        case ("random", 1, _): self = .random
-        case ("unreduced", 1, _): self = .unreduced
-        case ("bounded", 2, let limit?) where limit >= 0: self = .bounded(limit)
-        case ("pct", 2, let depth?) where depth >= 1: self = .pct(depth)
-        default: return nil
+        case ("exhaustive", 1, _): return .exhaustive
+        case ("random", 1, _): return .random
+        case ("unreduced", 1, _): return .unreduced
+        case ("bounded", 2, let limit?) where 0...largestNumber ~= limit: return .bounded(limit)
+        case ("pct", 2, let depth?) where 1...largestNumber ~= depth: return .pct(depth)
+        default:
+            throw ValidationError(
+                "A strategy is exhaustive, random, bounded:K with K from 0 to \(largestNumber), or pct:D with D from "
+                    + "1 to \(largestNumber); and unreduced, which is exhaustive without reduction.")
         }
     }
 }

@@ -16,14 +16,16 @@ struct ExploreCommandTests {
         ("bounded:12", .bounded(12)), ("pct:3", .pct(3)),
     ])
     func strategies(_ text: String, _ strategy: ExplorationStrategy) throws {
-        #expect(ExplorationStrategy(argument: text) == strategy)
+        #expect(try ExploreCommand.strategy(text) == strategy)
         #expect(try ExploreCommand.parse(["--museum", "--strategy", text]).strategy == strategy)
     }
 
     @Test("Strategies that are none", arguments: [
-        "", "pct", "pct:", "pct:0", "bounded:-1", "bounded", "random:1", "dfs",
+        "", "pct", "pct:", "pct:0", "bounded:-1", "bounded", "random:1", "dfs", "pct:99999999", "bounded:9999999999",
     ])
-    func wrongStrategies(_ text: String) { #expect(ExplorationStrategy(argument: text) == nil) }
+    func wrongStrategies(_ text: String) {
+        #expect(throws: ValidationError.self) { try ExploreCommand.strategy(text) }
+    }
 
     @Test("What does not go together is refused", arguments: [
         [], ["--museum", "file.hmm"], ["--mended", "file.hmm"], ["--jobs", "0", "--museum"],
@@ -150,6 +152,20 @@ struct ExploreCommandTests {
             #expect(rows.count == 1 && rows[0].complete && rows[0].failure == nil && rows[0].schedules > 10)
             let table = try await hmm([file]).output.split(separator: "\n")
             #expect(table.count == 2 && table[0].hasPrefix("scenario") && table[1].hasSuffix("  ok"))
+        }
+    }
+
+    @Test("A scenario that needs all of its statements is written too", .enabled(if: BuiltCommand.isThere))
+    func outputOfTheWhole() async throws {
+        let text =
+            "== small\nmap a 1 rw\nrace\nthread x\n  cpu write a 1\nthread y\n  cpu write a 2\n"
+            + "end\ncpu read a\nexpect 2\n"
+        try await withFile(text) { file in
+            #expect(try await hmm(["--output", file + ".out", "--html", file + ".html", file]).status == 1)
+            defer { for end in [".out", ".html"] { try? FileManager.default.removeItem(atPath: file + end) } }
+            #expect(try String(contentsOfFile: file + ".out", encoding: .utf8) == text)
+            let page = try String(contentsOfFile: file + ".html", encoding: .utf8)
+            #expect(page.contains("cpu write a 1\n") && page.contains("--replay x1-"))
         }
     }
 

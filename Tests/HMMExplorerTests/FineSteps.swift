@@ -1,10 +1,34 @@
 import HMMExplorer
+import Synchronization
 
 @testable import HMM
 
 /// Races on objects of the core whose steps are announced one by one: what does not commute must still be told apart.
 enum FineSteps {
     static let all: [SmallRace] = [
+        // No lock is common to a CPU and a device: what orders their accesses is that both announce them.
+        SmallRace(name: "a CPU and a device on the bytes of a page") { scene in
+            let (space, page) = (try! scene.machine.makeAddressSpace(), PageNumber(0x10000))
+            try! space.map(page..<page.advanced(by: 1), protection: .readWrite, kind: .anonymous())
+            let (cpu, box, seen) = (space.makeCPU(), MutexBox(), SharedWord())
+            try! cpu.store(1, at: page.address)
+            let frame = space.tables.read(space.tables.entry(page, .pte)!).frame
+            scene.thread("cpu") {
+                try cpu.store(2, at: page.address)
+                seen.store(Int(try cpu.load(page.address)))
+            }
+            scene.thread("device") {
+                box.mutex.lock()
+                space.announceAccess(to: page, .atomic)
+                _ = space.frameWindow.words(of: frame)[0].wrappingAdd(10, ordering: .relaxed)
+                box.mutex.unlock()
+            }
+            scene.join()
+            let last = try! cpu.load(page.address)
+            space.removeCPU(cpu)
+            space.exit()
+            return "\(seen.now) \(last)"
+        },
         // The lock of a folio and its references are two objects.
         SmallRace(name: "a folio lock, and references beside it") { scene in
             let (frames, order, counts) = (scene.machine.frames, SharedWord(), SharedWord())

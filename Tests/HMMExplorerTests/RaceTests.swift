@@ -16,7 +16,7 @@ struct RaceTests {
         private static let threeThreadSchedules = 300
     #endif
 
-    @Test("The core stands every order of two threads", arguments: RaceFiles.twoThreads)
+    @Test("The core stands every order of two threads", arguments: RaceFiles.twoThreads + RaceFiles.kinds)
     func twoThreads(_ file: String) throws {
         for scenario in try RaceFiles.scenarios(of: file) {
             let program = try ScenarioProgram(scenario)
@@ -64,7 +64,10 @@ enum RaceFiles {
         "access", "protect", "unmap", "move", "dontneed", "fork", "exit", "pageout", "migrate", "evict", "release",
         "exclusive", "split", "collapse", "populate", "open", "close",
     ]
-    static let threeThreads = ["access", "exclusive", "huge-pages", "migration", "notifiers", "processes"]
+    /// Races that are no pair of operations on ordinary memory.
+    static let kinds = ["memory-kinds"]
+    static let threeThreads =
+        ["access", "exclusive", "huge-pages", "memory-kinds", "migration", "notifiers", "processes"]
         .map { "three-threads/" + $0 }
 
     private static let root =

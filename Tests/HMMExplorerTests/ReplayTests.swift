@@ -27,6 +27,30 @@ struct ReplayTests {
         return options
     }
 
+    @Test("More preemptions than any schedule has are as good as all")
+    func largeBound() {
+        let all = explore(options(.unreduced)) { scene in _ = FineSteps.all[0].body(scene) }
+        let bounded = explore(options(.bounded(.max))) { scene in _ = FineSteps.all[0].body(scene) }
+        #expect(bounded.isComplete && bounded.schedules == all.schedules)
+    }
+
+    @Test("A notifier that nobody removed is left over, though its address space is gone")
+    func forgottenNotifier() {
+        final class Deaf: IntervalNotifierClient {
+            func invalidate(_: IntervalNotifier, _: InvalidationRange, sequence: UInt64) -> Bool { true }
+        }
+        for isRemoved in [true, false] {
+            let exploration = explore(options(.exhaustive)) { scene in
+                let (space, client) = (try scene.machine.makeAddressSpace(), Deaf())
+                let interval = try space.notifiers.insert(client, over: PageNumber(0)..<PageNumber(1))
+                withExtendedLifetime(client) { space.exit() }
+                if isRemoved { interval.remove() }
+            }
+            #expect(exploration.failure?.kind == (isRemoved ? nil : .leftover))
+            #expect(exploration.failure?.what.contains("1 notifiers of address spaces that are gone") ?? true)
+        }
+    }
+
     @Test("A token says the same as text, and reads back")
     func roundTrip() throws {
         var generator = SystemRandomNumberGenerator()

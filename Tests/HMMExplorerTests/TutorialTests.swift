@@ -36,6 +36,7 @@ class PageMirror: IntervalNotifierClient, ObjectNaming, @unchecked Sendable {
     func read() throws(HMMError) -> UInt64 {
         while true {
             lock.lock()
+            space.announceAccess(to: page, .read)
             let word = frame.map { space.frameWindow.words(of: $0)[0].load(ordering: .relaxed) }
             lock.unlock()
             if let word { return word }

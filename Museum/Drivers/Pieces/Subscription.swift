@@ -2,7 +2,7 @@ import HMM
 import HMMExplorer
 
 /// The least that a driver needs to hear of invalidations: its lock, its interval, and what it clears under the lock.
-final class Subscription: IntervalNotifierClient, @unchecked Sendable {
+final class Subscription: IntervalNotifierClient, ObjectNaming, @unchecked Sendable {
     /// The driver lock: guards what the driver mirrors, and decides `readRetry`.
     let lock = FairMutex(.driver)
     private let clear: @Sendable (InvalidationRange) -> Void
@@ -18,6 +18,8 @@ final class Subscription: IntervalNotifierClient, @unchecked Sendable {
     }
 
     func remove() { interval.remove() }
+
+    func objectName(at address: UInt) -> String? { address == lock.address ? "driver lock" : nil }
 
     func invalidate(_ notifier: IntervalNotifier, _ range: InvalidationRange, sequence: UInt64) -> Bool {
         guard range.isBlockable else { return false }

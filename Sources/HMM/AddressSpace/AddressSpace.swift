@@ -152,6 +152,7 @@ public final class AddressSpace: @unchecked Sendable {
         unmapEverything()
         unlockForWriting()
         machine.unregister(self)
+        machine.noteEnd(of: notifiers)
         tables.freeRoot()
     }
 }

@@ -7,6 +7,7 @@ extension Machine {
             if count != 0 { left.append("\(count) \(what())") }
         }
         note(addressSpaces.count, "address spaces")
+        note(forgottenNotifiers, "notifiers of address spaces that are gone")
         note(frames.system.usedFrames, "system frames")
         for (index, memory) in frames.deviceZones.enumerated() {
             note(memory.usedFrames, "frames of device zone \(index)")

@@ -9,6 +9,7 @@ extension Machine {
     package func recycle() {
         let left = leftovers
         precondition(left.isEmpty, "a machine was recycled with \(left.joined(separator: ", "))")
+        forgetEnds()
         frames.recycle()
         tables.recycle()
         swap.recycle()

@@ -1,3 +1,5 @@
+import Synchronization
+
 /// What a machine has.
 public struct MachineConfiguration: Sendable {
     /// System memory, in bytes.
@@ -50,6 +52,8 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     private let lock = SpinLock(.pool)
     /// Address spaces that have not exited, in the order of their making. Guarded by `lock`.
     private var spaces: [Unmanaged<AddressSpace>] = []
+    /// Of address spaces that have exited: those that somebody still subscribes to. Guarded by `lock`.
+    private var subscribedEnds: [MMUNotifiers] = []
     /// Who brings pages back from each zone of device-private memory. Guarded by `lock`.
     private var privateFaultHandlers: [UInt16: any DevicePrivateFaultHandler] = [:]
     /// The address space of the running process, if its pages may be in this machine's devices. Guarded by `lock`.
@@ -87,6 +91,19 @@ public final class Machine: SwapCacheDropper, @unchecked Sendable {
     func unregister(_ space: AddressSpace) {
         lock.withLock { spaces.removeAll { $0.toOpaque() == Unmanaged.passUnretained(space).toOpaque() } }
     }
+    /// An address space has exited. Drivers may close their mirrors later, but close them they must.
+    func noteEnd(of notifiers: MMUNotifiers) {
+        guard notifiers.subscriberCount.load(ordering: .relaxed) > 0 else { return }
+        lock.withLock {
+            subscribedEnds.removeAll { $0.subscriberCount.load(ordering: .relaxed) == 0 }
+            subscribedEnds.append(notifiers)
+        }
+    }
+    /// Notifiers that nobody has removed, of address spaces that have exited.
+    var forgottenNotifiers: Int {
+        lock.withLock { subscribedEnds.reduce(0) { $0 + $1.subscriberCount.load(ordering: .relaxed) } }
+    }
+    func forgetEnds() { lock.withLock { subscribedEnds.removeAll() } }
     /// The address spaces that have not exited.
     package var addressSpaces: [AddressSpace] { lock.withLock { spaces.map { $0.takeUnretainedValue() } } }
 

@@ -44,6 +44,7 @@ extension DmirrorMirror {
         let window = space.frameWindow
         return withTable(pages, from: first) { index, entry in
             let source = window.words(of: entry.frame)
+            space.announceAccess(to: pages.lowerBound.advanced(by: index), .read)
             let target = words.baseAddress! + index * Geometry.wordsPerPage
             for word in 0..<Geometry.wordsPerPage { target[word] = source[word].load(ordering: .relaxed) }
             return true
@@ -59,6 +60,7 @@ extension DmirrorMirror {
             guard entry.isWritable, !entry.isAtomic else { return false }
             let page = pages.lowerBound.advanced(by: index)
             guard table.markDirty(page, through: entry) else { return false }
+            space.announceAccess(to: page, .write)
             let target = window.words(of: entry.frame)
             let source = words.baseAddress! + index * Geometry.wordsPerPage
             for word in 0..<Geometry.wordsPerPage { target[word].store(source[word], ordering: .relaxed) }

@@ -57,13 +57,15 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     public func close() {
         guard isOpen.exchange(false, ordering: .acquiringAndReleasing) else { return }
         interval.remove()
+        // Before anything moves: nobody is told of that any more, and what was written is noted for the frame where it
+        // stands.
+        mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
         if device.warts.contains(.closeEvictsEverybody) {
             _ = device.machine.evictAll(of: device.memory)
         } else if !space.notifiers.isReleased {
             _ = try? space.evict(interval.pages, from: device.memory, owner: nil) { _ throws(HMMError) in }
         }
         device.forget(self)
-        mutex.withLock { _ = table.invalidate(interval.pages, keeping: .nothingAndPrune, isBlockable: true) }
     }
 
     /// The process is a forked child, and the mirror is its parent's, which goes on using it. Here it goes without a

@@ -215,6 +215,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     func use<Result>(_ page: PageNumber, _ access: AccessKind, _ body: (Words) -> Result) -> Result? {
         tlb.access(page, access, through: table) { entry in
             if entry.location == .ownDevice { memory?.noteUse(of: entry.frame) }
+            space.announceAccess(to: page, access)
             return body(window.words(of: entry.frame))
         }
     }

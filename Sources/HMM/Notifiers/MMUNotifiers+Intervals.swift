@@ -19,6 +19,7 @@ extension MMUNotifiers {
             lock.unlock()
             throw HMMError(.invalidArgument, "the address space has no user any more")
         }
+        subscriberCount.add(1, ordering: .relaxed)
         let insertion = sequence.insert()
         // Inserting while others are between start and end makes them touch this interval.
         publishedNumber.store(sequence.number, ordering: .releasing)
@@ -37,7 +38,7 @@ extension MMUNotifiers {
         lock.lock()
         switch interval.membership {
         case .removalDeferred, .removed: preconditionFailure("an interval notifier was removed twice")
-        case .inTree, .insertDeferred: break
+        case .inTree, .insertDeferred: subscriberCount.subtract(1, ordering: .relaxed)
         }
         switch sequence.remove(isInsertDeferred: interval.membership == .insertDeferred) {
         case .fromTree:

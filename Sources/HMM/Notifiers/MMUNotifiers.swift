@@ -44,6 +44,9 @@ public final class MMUNotifiers: @unchecked Sendable {
     /// counted only so that the first subscriber can wait for them.
     let unobserved = Atomic<Int>(0)
 
+    /// Interval notifiers that nobody has removed. Changes under `lock`; for a look at what is left over.
+    let subscriberCount = Atomic<Int>(0)
+
     /// Invalidations that somebody might have heard of, and callbacks made; for summaries, not for decisions.
     package let startCount = Atomic<UInt64>(0)
     package let callbackCount = Atomic<UInt64>(0)

@@ -12,6 +12,8 @@ import HMM
 /// Nothing here is locked: a scheduler, its strategy and what they note belong to one thread of the system.
 package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     package static let threadLimit = 16
+    /// Of a thread that nobody keeps company, in nanoseconds: a quarter of an hour.
+    private static let longestSleep: UInt64 = 1 << 40
 
     /// What a thread is about to do.
     struct Pending {
@@ -193,7 +195,11 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     package override func now() -> UInt64 { progress.pointee.time }
 
     package override func sleep(nanoseconds: UInt64) {
-        progress.pointee.time += nanoseconds
+        // Who sleeps while nobody else can go on waits for the time alone: a sleep may last longer than it should, and
+        // each of these lasts longer than all before, or a deadline would take more steps than a schedule has.
+        let s = progress
+        let isAlone = s.pointee.runnable == .only(s.pointee.current)
+        s.pointee.time += isAlone ? max(nanoseconds, min(s.pointee.time, Self.longestSleep)) : nanoseconds
         schedulingPoint(.yield, on: 0)
     }
 
@@ -201,7 +207,9 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
 
     package override func lockOrderViolation(_ violation: LockOrderViolation) {
         let what = violation.description { lockClass, address in namer?(address) ?? "a lock of class \(lockClass)" }
-        find(ScheduleFinding(kind: .lockOrder, what: what, thread: progress.pointee.current))
+        var found = ScheduleFinding(kind: .lockOrder, what: what, thread: progress.pointee.current)
+        found.objects = [objects.pointee.id(violation.object), objects.pointee.id(violation.heldObject)]
+        find(found)
     }
 
     // MARK: What a program calls
@@ -264,7 +272,9 @@ package final class ExplorationScheduler: Scheduler, @unchecked Sendable {
     var namer: ((UInt) -> String?)?
     func describe(_ object: Int32) -> String {
         guard object >= 0 else { return "nothing" }
-        return namer?(objects.pointee.objects[Int(object)].address) ?? "object \(object)"
+        if let name = namer?(objects.pointee.objects[Int(object)].address) { return name }
+        let isLock = (0..<stepCount).contains { steps[$0].object == object && steps[$0].kind.isOfLock }
+        return isLock ? "lock \(object)" : "object \(object)"
     }
 
     // MARK: Choosing

@@ -6,15 +6,18 @@ enum Livelock {
         let first = scheduler.progress.pointee.stepLimit
         guard let period = period(scheduler.steps, first..<count) else {
             return ScheduleFinding(
-                kind: .livelock, what: "no end after \(count) steps, the last \(count - first) of them in turn")
+                kind: .livelock,
+                what: "no end after \(count) steps, the last \(count - first) of them in turn; "
+                    + "either there is none, or the schedule needs a higher limit of steps than \(first)")
         }
         let cycle = ((count - period)..<count).map { index in
             let step = scheduler.steps[index]
             return "\(scheduler.names[Int(step.thread)]) \(step.kind) \(scheduler.describe(step.object))"
         }
-        return ScheduleFinding(
-            kind: .livelock,
-            what: "these \(period) steps repeat, though every thread has its turn: " + cycle.joined(separator: ", "))
+        var finding = ScheduleFinding(
+            kind: .livelock, what: "\(period) steps repeat for ever, though every thread has its turn")
+        finding.cycle = cycle
+        return finding
     }
 
     /// The shortest period with which the steps of `range` end, at least three times over.

@@ -27,8 +27,12 @@ package struct ScheduleFinding: Sendable {
     package var what: String
     /// Who found it, or -1.
     package var thread: Int
-    /// The number of steps made before.
-    package var step = 0
+    /// The number of steps made before; more than there are for what has no step of its own.
+    package var step = Int.max
+    /// Objects that it is about, beside those that several threads touch.
+    var objects: [Int32] = []
+    /// Of a livelock: the steps that repeat, which are the last ones, in words.
+    var cycle: [String] = []
 
     package init(kind: FindingKind, what: String, thread: Int = -1) {
         self.kind = kind

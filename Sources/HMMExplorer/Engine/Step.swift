@@ -26,6 +26,9 @@ public enum StepKind: UInt8, Sendable, CaseIterable {
     @inline(__always)
     var changes: Bool { self == .release || self == .update || self == .store }
 
+    /// Whether it takes a lock, tries to, or gives it back.
+    var isOfLock: Bool { rawValue <= Self.releaseShared.rawValue }
+
     @inline(__always)
     var conduct: Conduct {
         switch self {

@@ -23,7 +23,7 @@ extension Explorer {
         guard finding.kind != .nondeterminism else {
             return failure(finding, schedules, preemptions: 0, stepLimit: options.stepLimit)
         }
-        var shrinker = ScheduleShrinker(explorer: self, kind: finding.kind, what: finding.what, program)
+        var shrinker = ScheduleShrinker(explorer: self, finding, program)
         let small = shrinker.shrink(found)
         let stepLimit = small?.stepLimit ?? options.stepLimit
         let replay = shownReplay(small?.schedule ?? found)
@@ -59,9 +59,7 @@ extension Explorer {
     private func failure(
         _ finding: ScheduleFinding, _ schedules: Int, preemptions: Int, stepLimit: Int
     ) -> ExplorationFailure {
-        // What is found when all is over has no step of its own.
-        let isLate = finding.kind == .leftover || finding.kind == .livelock || finding.step == 0
-        let count = isLate ? scheduler.stepCount : min(finding.step, scheduler.stepCount)
+        let count = min(finding.step, scheduler.stepCount)
         return ExplorationFailure(
             kind: finding.kind, what: finding.what, schedule: scheduler.schedule,
             token: ReplayToken(
@@ -70,7 +68,8 @@ extension Explorer {
             waiting: finding.kind == .deadlock ? scheduler.waitingSteps : [],
             threads: scheduler.names,
             objects: (0..<scheduler.objects.pointee.count).map { scheduler.describe(Int32($0)) },
-            marks: stage.captions.marks, finder: finding.thread)
+            marks: stage.captions.marks, finder: finding.thread, concerns: finding.objects,
+            repeating: finding.cycle.count)
     }
 }
 
@@ -78,7 +77,8 @@ extension Explorer {
 struct ScheduleShrinker {
     private let explorer: Explorer
     private let kind: FindingKind
-    private let what: String
+    /// The steps of a livelock in any order: where the cycle begins depends on the step limit.
+    private let cycle: [String]
     private let program: (Scene) throws -> Void
     private var best: ShrunkSchedule?
     /// Schedules and steps that may still be run: short programs get the first, long ones the second.
@@ -87,10 +87,10 @@ struct ScheduleShrinker {
     /// The shortest limit that a livelock is tried with, lest a long loop passes for one without end.
     private static let shortestLimit = 250
 
-    init(explorer: Explorer, kind: FindingKind, what: String, _ program: @escaping (Scene) throws -> Void) {
+    init(explorer: Explorer, _ finding: ScheduleFinding, _ program: @escaping (Scene) throws -> Void) {
         self.explorer = explorer
-        self.kind = kind
-        self.what = what
+        kind = finding.kind
+        cycle = finding.cycle.sorted()
         self.program = program
         schedulesLeft = explorer.options.shrinkingSchedules
     }
@@ -98,7 +98,7 @@ struct ScheduleShrinker {
     /// The smallest schedule found, or nil if not even `schedule` goes wrong again.
     mutating func shrink(_ schedule: Schedule) -> ShrunkSchedule? {
         guard schedulesLeft > 0, attempt(schedule) else { return nil }
-        if kind == .livelock { shortenLimit() }
+        if !cycle.isEmpty { shortenLimit() }
         dropDetours()
         searchBounded()
         return best
@@ -117,18 +117,13 @@ struct ScheduleShrinker {
         schedulesLeft -= 1
         stepsLeft -= explorer.scheduler.stepCount
         guard let finding, finding.kind == kind else { return false }
-        if stepLimit != explorer.options.stepLimit, cycle(of: finding.what) != cycle(of: what) { return false }
+        if stepLimit != explorer.options.stepLimit, finding.cycle.sorted() != cycle { return false }
         let result = ShrunkSchedule(
             schedule: explorer.scheduler.schedule, preemptions: replay.preemptions,
             steps: explorer.scheduler.stepCount, stepLimit: stepLimit)
         if let best, !result.isSmaller(than: best) { return false }
         best = result
         return true
-    }
-
-    /// The steps of a livelock in any order: where the cycle begins depends on the step limit.
-    private func cycle(of what: String) -> [Substring] {
-        what.split(separator: ": ", maxSplits: 1).last?.split(separator: ", ").sorted() ?? []
     }
 
     /// A cycle of steps shows as well after a shorter while. It has to be the same one, which not every limit leads to:

@@ -6,7 +6,7 @@ extension ScenarioProgram {
     package static func explore(_ scenario: Scenario, _ options: ExplorationOptions) -> Exploration {
         let program: ScenarioProgram
         do throws(HMMError) {
-            program = try ScenarioProgram(scenario, profile: options.machine.profile)
+            program = try ScenarioProgram(scenario, options.machine)
         } catch {
             preconditionFailure("no machine for the serial orders: \(error)")
         }

@@ -15,14 +15,20 @@ enum ColumnText {
         case .mark(let text): text
         case .step(let text): "  \(text)"
         case .folded(let count): "  … \(count) step\(count == 1 ? "" : "s")"
-        case .finding(let isAtEnd): isAtEnd ? "✗ found wrong at the end" : "✗ found wrong here"
+        case .repeats(let count): "↻ from here on these \(count) steps repeat"
+        case .finding(.here): "✗ found wrong here"
+        case .finding(.atEnd): "✗ found wrong at the end"
+        case .finding(.before): "✗ found wrong before anything ran at the same time"
         }
     }
 
     private static func table(_ columns: ScheduleColumns) -> [String] {
         let widths = widths(columns)
-        var lines = [line(columns.titles, widths)]
-        lines.append(widths.map { String(repeating: "─", count: $0) }.joined(separator: "─┼─"))
+        var lines: [String] = []
+        if !widths.isEmpty {
+            lines.append(line(columns.titles, widths))
+            lines.append(widths.map { String(repeating: "─", count: $0) }.joined(separator: "─┼─"))
+        }
         for row in columns.rows {
             let text = words(row.content)
             guard let column = row.column else {
@@ -75,13 +81,19 @@ enum ColumnText {
 extension ExplorationFailure {
     /// What is wrong, a sentence a line.
     var sentences: [String] {
-        let parts = kind == .livelock ? what.split(separator: ": ", maxSplits: 1) : [Substring(what)]
-        guard parts.count == 2 else { return what.split(separator: "; ").map(String.init) }
-        return ["\(parts[0]):"] + parts[1].split(separator: ", ").map(String.init)
+        what.split(separator: "; ").map(String.init)
     }
 
-    /// Whether the threads were through when it was found: the program that started them looked, or nobody did.
-    var isAtEnd: Bool { finder == 0 || kind == .leftover }
+    enum Place {
+        /// After the last step of the thread that found it, or of all.
+        case here
+        /// The threads were through: the program that started them looked, or nobody did.
+        case atEnd
+        /// The program had started no threads.
+        case before
+    }
+
+    var place: Place { steps.isEmpty ? .before : finder == 0 || kind == .leftover ? .atEnd : .here }
 
     /// How it was found, and how much it takes.
     var circumstances: String {

@@ -22,6 +22,10 @@ public struct ExplorationFailure: Error, Sendable, CustomStringConvertible {
     public var marks: [String]
     /// Who found it, or -1.
     public var finder: Int
+    /// Objects that it is about, beside those that several threads touch.
+    var concerns: [Int32]
+    /// How many of the last steps repeat for ever: in a livelock.
+    var repeating: Int
 
     public var description: String { ColumnText.text(of: ScheduleColumns(self), self) }
 }

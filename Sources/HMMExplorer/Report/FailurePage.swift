@@ -5,11 +5,19 @@ public enum FailurePage {
         public var title: String
         public var lead: String
         public var failure: ExplorationFailure
+        /// The text of the program, where it is short.
+        public var program: String
+        /// What runs the schedule again; the token alone, if not said.
+        public var replay: String
 
-        public init(title: String, lead: String, failure: ExplorationFailure) {
+        public init(
+            title: String, lead: String, failure: ExplorationFailure, program: String = "", replay: String? = nil
+        ) {
             self.title = title
             self.lead = lead
             self.failure = failure
+            self.program = program
+            self.replay = replay ?? "\(failure.token)"
         }
     }
 
@@ -44,6 +52,7 @@ public enum FailurePage {
             <section>
             <h2>\(escaped(section.title))</h2>
             <p>\(escaped(section.lead))</p>
+            \(section.program.isEmpty ? "" : "<pre>\(escaped(section.program))</pre>")
             <p class="what"><strong>\(escaped(failure.kind.rawValue))</strong> \(sentences)</p>
             <p>\(escaped(failure.circumstances)).</p>
             <table>
@@ -52,7 +61,7 @@ public enum FailurePage {
             \(rows)
             </tbody>
             </table>
-            <p>Replay: <code>\(escaped("\(failure.token)"))</code></p>
+            <p>Replay: <code>\(escaped(section.replay))</code></p>
             </section>
 
             """
@@ -64,7 +73,7 @@ public enum FailurePage {
             case .mark: "mark"
             case .step: "step"
             case .folded: "folded"
-            case .finding: "finding"
+            case .finding, .repeats: "finding"
             }
         let text = ColumnText.words(row.content)
         guard let column = row.column else {

@@ -2,7 +2,8 @@
 ///
 /// What matters: where a statement begins, and the steps on objects that several threads touch and at least one
 /// changes. If those are many, only where one thread touches what another one touched before (the last step of the one,
-/// the first of the other), and the steps around each change of threads. The rest is counted.
+/// the first of the other), and the steps around each change of threads. The rest is counted. Of a livelock the way
+/// there is shown, and one turn of what repeats.
 struct ScheduleColumns {
     enum Content: Equatable {
         /// A statement or another mark of the program begins.
@@ -10,8 +11,9 @@ struct ScheduleColumns {
         case step(String)
         /// Steps of this thread that are not shown.
         case folded(Int)
-        /// Something was found wrong: here, or when all was over.
-        case finding(isAtEnd: Bool)
+        /// So many steps follow, again and again.
+        case repeats(Int)
+        case finding(ExplorationFailure.Place)
     }
 
     struct Row: Equatable {
@@ -39,11 +41,15 @@ struct ScheduleColumns {
             columns[thread] = titles.count
             titles.append(failure.threads[thread])
         }
-        let contended = Self.stepsOnContendedObjects(all)
-        let matters = contended.count { $0 } <= Self.manySteps ? contended : Self.handovers(all)
+        let matters = Self.matters(all, failure)
+        let turn = steps.count - failure.repeating
         var words = StepWords(objects: failure.objects)
         var marks: [UInt8: Int16] = [:]
         for (index, step) in steps.enumerated() {
+            if index == turn, turn > 0 {
+                cutMiddle(from: 0, atStart: Self.rowsAtStart, atEnd: 0)
+                rows.append(Row(column: nil, content: .repeats(failure.repeating)))
+            }
             let column = columns[Int(step.thread)]!
             let text = words.text(of: step)
             if step.mark >= 0, marks[step.thread] != step.mark {
@@ -64,11 +70,30 @@ struct ScheduleColumns {
                 fold(column)
             }
         }
-        cutMiddle()
+        let first = rows.lastIndex { if case .repeats = $0.content { true } else { false } }.map { $0 + 1 } ?? 0
+        cutMiddle(from: first, atStart: first > 0 ? Self.rowsAtEnd : Self.rowsAtStart, atEnd: Self.rowsAtEnd)
         for step in failure.waiting {
             rows.append(Row(column: columns[Int(step.thread)], content: .step(words.wait(for: step))))
         }
-        rows.append(Row(column: columns[failure.finder], content: .finding(isAtEnd: failure.isAtEnd)))
+        if first == 0 { rows.append(Row(column: columns[failure.finder], content: .finding(failure.place))) }
+    }
+
+    private static func matters(_ all: [Step], _ failure: ExplorationFailure) -> [Bool] {
+        let turn = all.count - failure.repeating
+        var matters = matters(Array(all[..<turn])) + matters(Array(all[turn...]))
+        // What one thread repeats alone, it all matters.
+        if Set(all[turn...].map(\.thread)).count == 1 {
+            for index in turn..<all.count { matters[index] = true }
+        }
+        for (index, step) in all.enumerated() where failure.concerns.contains(step.object) && step.kind.isOfLock {
+            if Int(step.thread) == failure.finder { matters[index] = true }
+        }
+        return matters
+    }
+
+    private static func matters(_ steps: [Step]) -> [Bool] {
+        let contended = stepsOnContendedObjects(steps)
+        return contended.count { $0 } <= manySteps ? contended : handovers(steps)
     }
 
     /// Whether step `index` gives back the lock that the step before has taken: one row says both.
@@ -87,14 +112,15 @@ struct ScheduleColumns {
         }
     }
 
-    private mutating func cutMiddle() {
-        guard rows.count > Self.rowsAtStart + Self.rowsAtEnd else { return }
-        let middle = Self.rowsAtStart..<(rows.count - Self.rowsAtEnd)
+    /// Of the rows from `first` on, so many stay at the start and at the end.
+    private mutating func cutMiddle(from first: Int, atStart: Int, atEnd: Int) {
+        guard rows.count > first + atStart + atEnd else { return }
+        let middle = (first + atStart)..<(rows.count - atEnd)
         let count = rows[middle].reduce(0) { count, row in
             switch row.content {
             case .step: count + 1
             case .folded(let steps): count + steps
-            case .mark, .finding: count
+            case .mark, .repeats, .finding: count
             }
         }
         rows.replaceSubrange(middle, with: [Row(column: nil, content: .folded(count))])

@@ -8,14 +8,14 @@ import HMMScenario
 /// statement is under way, and that no mirror says more than the page table whenever no invalidation is.
 package final class ScenarioProgram {
     package let scenario: Scenario
-    private let profile: KernelProfile
     private let orders: SerialOrders
 
+    /// `configuration`: that of the machine of the scenes.
+    ///
     /// - Throws: what the machine of the serial orders lacked.
-    package init(_ scenario: Scenario, profile: KernelProfile = .linux6_12) throws(HMMError) {
+    package init(_ scenario: Scenario, _ configuration: MachineConfiguration = .small) throws(HMMError) {
         self.scenario = scenario
-        self.profile = profile
-        orders = try SerialOrders(scenario, profile: profile)
+        orders = try SerialOrders(scenario, configuration)
     }
 
     /// The statements of the scenario in the order of the text: what marks of steps mean.
@@ -28,7 +28,6 @@ package final class ScenarioProgram {
             scene.name(region.start..<region.start.advanced(by: region.pageCount), region.name)
         }
         var options = Player.Options()
-        options.configuration.profile = profile
         options.machine = scene.machine
         let watch = RaceWatch(scene)
         options.runner = watch
@@ -51,13 +50,16 @@ package final class ScenarioProgram {
 
     private func check(_ outcome: ScenarioOutcome, _ watch: RaceWatch, _ scene: Scene) {
         if let violation = outcome.violations.first { scene.fail(violation, kind: .invariant) }
-        for statement in outcome.statements {
-            if let failed = statement.failedExpectations.first {
-                scene.fail(
-                    "line \(statement.line): expected \(failed.text)", kind: .expectation)
-            }
-        }
+        for statement in outcome.statements { expect(statement, scene) }
         if let what = orders.objection(to: outcome.statements, watch.spans) { scene.fail(what, kind: .value) }
+    }
+}
+
+/// The expectations of one statement.
+private func expect(_ outcome: StatementOutcome, _ scene: Scene) {
+    if let failed = outcome.failedExpectations.first {
+        let what = "line \(outcome.statement.line) answers '\(outcome.result.text)', not '\(failed.text)'"
+        scene.fail(what, kind: .expectation)
     }
 }
 
@@ -71,10 +73,13 @@ private final class RaceWatch: RaceRunner, @unchecked Sendable {
     private(set) var spans: [Int: SerialOrders.Span] = [:]
     private var events = 0
     private var underWay = 0
+    private var isRacing = false
 
     init(_ scene: Scene) { self.scene = scene }
 
     func run(_ groups: [(name: String, body: () -> Void)]) {
+        isRacing = true
+        defer { isRacing = false }
         for group in groups { scene.thread(group.name, group.body) }
         scene.join()
     }
@@ -89,9 +94,12 @@ private final class RaceWatch: RaceRunner, @unchecked Sendable {
     func ended(_ outcome: StatementOutcome) {
         events += 1
         underWay -= 1
-        spans[outcome.statement.line]?.end = events
+        let line = outcome.statement.line
+        spans[line]?.end = events
+        // A race is run to its end: what happens later may say why. Without one there is nothing to see.
+        if !isRacing { expect(outcome, scene) }
         guard underWay == 0 else { return }
         let faults = scene.scheduler.whileObserving { player.faults }
-        if let fault = faults.first { scene.fail("after line \(outcome.statement.line): \(fault)", kind: .invariant) }
+        if let fault = faults.first { scene.fail("after line \(line): \(fault)", kind: .invariant) }
     }
 }

@@ -9,7 +9,12 @@ import HMMScenario
 /// are played by the same player on a machine of their own, and what came out is compared page by page.
 ///
 /// A statement that failed may have done its work to a page or not: both are tried. What a fault of a moved or unmapped
-/// region answers depends on when the address was looked up, so it counts as failed too.
+/// region answers depends on when the address was looked up, so it counts as failed too; and who unmaps a region that
+/// another thread moves may find nothing where it was. MADV_FREE too may take a page's contents or leave them.
+///
+/// Whether a device can migrate a page, or write to it, depends on where the page is, and somebody who has faulted but
+/// not yet read or written may have put it elsewhere. So where a device did what it fails to do in a serial order, a
+/// CPU stands in for it there: what counts is what the page holds, and what it may be used for.
 final class SerialOrders {
     /// When a statement ran, in events of the schedule.
     struct Span: Hashable {
@@ -28,26 +33,31 @@ final class SerialOrders {
     /// ENOENT is what 6.12's test driver answers to a migration after which a page has no entry.
     private static let errorsOfContention: Set<String> = ["EAGAIN", "EBUSY", "ENOENT"]
     private let scenario: Scenario
-    private let profile: KernelProfile
     private let machine: Machine
     /// The statements of all races in every order that keeps that of each thread; empty if there are too many.
     private let orders: [[Int]]
     private let pages: [Page]
     private let statements: [Int: Statement]
     private let moved: Set<RegionID>
-    /// What was read in an order, with some statements left out.
+    /// Regions that a race moves.
+    private let movedInRaces: Set<RegionID>
+    /// What was read in an order, with some statements left out, and `standIn(line)` for a CPU in a device's place.
     private var played: [[Int]: Values] = [:]
     /// What was found to be right before.
     private var accepted: Set<Int> = []
 
-    init(_ scenario: Scenario, profile: KernelProfile) throws(HMMError) {
+    /// `configuration`: that of the machines which the orders are compared with.
+    init(_ scenario: Scenario, _ configuration: MachineConfiguration) throws(HMMError) {
         self.scenario = scenario
-        self.profile = profile
-        machine = try Machine(.small)
+        machine = try Machine(configuration)
         orders = Self.orders(of: scenario, limit: Self.orderLimit)
         let all = scenario.steps.flatMap(\.statements)
         statements = Dictionary(all.map { ($0.line, $0) }, uniquingKeysWith: { first, _ in first })
         moved = Set(all.filter { $0.verb.word == "move" || $0.verb.word == "unmap" }.compactMap(\.region))
+        movedInRaces = Set(
+            scenario.steps.flatMap { step -> [Statement] in
+                if case .race(let race) = step { race.statements } else { [] }
+            }.filter { $0.verb.word == "move" }.compactMap(\.region))
         var seen: Set<Page> = []
         var pages: [Page] = []
         for statement in all {
@@ -101,11 +111,25 @@ final class SerialOrders {
         }
         for subset in 0..<(1 << min(doubtful.count, 4)) {
             let omitted = Set(doubtful.indices.filter { subset & (1 << $0) != 0 }.map { doubtful[$0] })
-            let values = play(order.filter { !omitted.contains($0) })
+            let left = order.filter { !omitted.contains($0) }
+            let values = play(left)
             if agree(values, results, page, Set(doubtful)) { return true }
+            let replaced = left.map { isRefused($0, results, values) ? Self.standIn($0) : $0 }
+            if replaced != left, agree(play(replaced), results, page, Set(doubtful)) { return true }
         }
         return false
     }
+
+    /// Whether a device did what it fails to do in the serial order that `values` are of.
+    private func isRefused(_ line: Int, _ results: Values, _ values: Values) -> Bool {
+        guard let statement = statements[line], statement.verb.actor == .device, let result = results[line] else {
+            return false
+        }
+        return !result.isError && values[line]?.isError ?? false
+    }
+
+    /// In an order: a CPU does to the pages of this line what the device would.
+    private static func standIn(_ line: Int) -> Int { -line }
 
     /// Errors that say that somebody was in the way come from no order; all others must be had in one.
     private func isExplained(_ outcome: StatementOutcome, _ legal: [[Int]]) -> Bool {
@@ -117,6 +141,9 @@ final class SerialOrders {
     /// Whether the statement may have left the page alone.
     private func isDoubtful(_ result: StatementResult, _ statement: Statement, _ page: Page) -> Bool {
         if result.isError { return true }
+        // What is free to go may be gone at once (from swap) or stay until memory is short.
+        if statement.operands.contains(.advice(.free)) { return true }
+        if statement.verb.word == "unmap", movedInRaces.contains(page.region) { return true }
         guard moved.contains(page.region), let value = Self.value(result, statement, page, scenario) else {
             return false
         }
@@ -136,13 +163,12 @@ final class SerialOrders {
     private func play(_ order: [Int]) -> Values {
         if let known = played[order] { return known }
         var options = Player.Options()
-        options.configuration.profile = profile
         options.machine = machine
         var serial = scenario
         serial.steps = scenario.steps.flatMap { step -> [HMMScenario.Step] in
             guard case .race(let race) = step else { return [step] }
             let lines = Set(race.statements.map(\.line))
-            return order.filter(lines.contains).compactMap { statements[$0] }.map { .statement($0) }
+            return order.filter { lines.contains(abs($0)) }.compactMap(statement).map { .statement($0) }
         }
         var values: Values = [:]
         do throws(HMMError) {
@@ -156,6 +182,17 @@ final class SerialOrders {
         machine.recycle()
         played[order] = values
         return values
+    }
+
+    /// The statement of a line; for `standIn(line)`, a read or write by the CPU in its place.
+    private func statement(_ line: Int) -> Statement? {
+        guard var statement = statements[abs(line)] else { return nil }
+        guard line < 0 else { return statement }
+        let word = statement.verb.word == "write" ? "write" : "read"
+        guard let verb = Verb.all.first(where: { $0.actor == .cpu && $0.word == word }) else { return nil }
+        statement.verb = verb
+        statement.device = nil
+        return statement
     }
 
     // MARK: Pages

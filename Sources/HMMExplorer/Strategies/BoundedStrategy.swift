@@ -17,7 +17,7 @@ final class BoundedStrategy: Strategy {
     @exclusivity(unchecked) private var nodes: [Node] = []
     private var isFirst = true
 
-    init(limit: Int) { self.limit = Int32(limit) }
+    init(limit: Int) { self.limit = Int32(clamping: limit) }
 
     override var sharedPrefix: Int { max(nodes.count - 1, 0) }
 
