@@ -1,12 +1,15 @@
+import Synchronization
+
 extension DmirrorMirror {
     /// What the table takes, for summaries.
     package var tableBytes: Int { table.statistics.bytes }
 
     /// Everything that is wrong with this mirror, at a quiescent point: its table, and where it differs from what the
-    /// CPU maps. Only the model's own address spaces can be looked into.
+    /// CPU maps. Only the model's own address spaces can be looked into, and a mirror that is being closed may say what
+    /// it likes: nobody tells it anything any more, and no request uses it.
     package func checkInvariants() -> [String] {
         var faults = table.checkInvariants()
-        guard let space = space as? AddressSpace else { return faults }
+        guard isOpen.load(ordering: .acquiring), let space = space as? AddressSpace else { return faults }
         table.forEachRun(in: PageNumber(0)..<Geometry.endPage) { run in
             for (offset, page) in run.pages.enumerated() {
                 if let fault = Self.fault(page, run.firstFrame + offset, run, space) { faults.append(fault) }

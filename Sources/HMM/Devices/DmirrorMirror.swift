@@ -29,7 +29,8 @@ public final class DmirrorMirror: IntervalNotifierClient, @unchecked Sendable {
     var moves = OwnMoves()
     /// Set once by `start`, before the mirror is handed out.
     private(set) var interval: IntervalNotifier!
-    private let isOpen = Atomic<Bool>(true)
+    /// No request and no check of its entries begins once this is false.
+    let isOpen = Atomic<Bool>(true)
 
     init(device: DmirrorDevice, space: any MigratingAddressSpace, owner: NotifierOwner) {
         self.device = device
