@@ -23,6 +23,8 @@ extension Exhibit {
         space.lockForReading()
         let folio = try space.reference(Place.base, .write)
         space.unlockForReading()
+        // It was dirty from then on, and has been written back since, which asks nobody who has a reference.
+        machine.frames.clearFlags(folio, FrameFlags.dirty)
         switch version {
         case .asItWas:
             // Isolated, as MADV_PAGEOUT does with the table locked.
