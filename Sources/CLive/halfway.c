@@ -1,4 +1,5 @@
-// A child whose parent answered a fault in the moment of the fork: pages that nobody moves any more.
+// A child whose parent answered a fault in the moment of the fork, or let a device hold a page: pages that nobody moves
+// or uses any more.
 //
 // The kernel copies page tables while nobody moves pages (both take the lock of the address space), and the memory with
 // the words then too: a page whose word is not busy in the child is where the word says. One whose word is busy is
@@ -36,7 +37,7 @@ static void mend(uint64_t page, uint64_t *word) {
         const uint64_t gone = WORD_HUGE | CLIVE_FRESH | WORD_COPIED;
         clive_store(word, (with_state(w, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
     } else {
-        clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)WORD_UNDELIVERED);
+        clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)(WORD_UNDELIVERED | WORD_HELD));
     }
 }
 

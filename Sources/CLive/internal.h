@@ -19,6 +19,8 @@ enum {
     WORD_COPIED = 1 << 9,
     /// AWAY, and went as a part of a whole huge page.
     WORD_HUGE = 1 << 10,
+    /// BUSY, and owned by a device that uses the slot: see clive_hold.
+    WORD_HELD = 1 << 12,
 };
 
 enum {
@@ -60,6 +62,8 @@ struct live {
     uint32_t waking;
     /// A fork keeps the gate, and faults have waited at it; `passed`: some went through all the same.
     uint32_t forking, refusals, passed;
+    /// Pages that devices hold, and those that they held when the fork that is under way began.
+    uint32_t held, held_at_fork;
     uint64_t features;
     struct clive_counts counts;
 };
@@ -237,6 +241,10 @@ bool resolve(uint64_t address, unsigned kind, enum clive_mode mode, uint32_t thr
 /// False: this thread has closed it already.
 bool close_gate(void);
 void open_gate(void);
+/// Goes in to answer a fault, when the gate is open; `thread` is 0, or the number of the thread whose fault the fault
+/// thread answers. False: not now.
+bool enter(uint32_t thread);
+void leave(void);
 /// Waits until no fault is being answered. The gate is closed.
 void wait_for_answers(void);
 

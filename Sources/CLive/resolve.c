@@ -48,7 +48,7 @@ void open_gate(void) { __atomic_store_n(&live.gate, 0, __ATOMIC_SEQ_CST); }
 
 /// The fault thread (`thread` is not 0) does not wait at the gate: the next fault may be the one of the thread that
 /// keeps it. It lets the fault happen again.
-static bool enter(uint32_t thread) {
+bool enter(uint32_t thread) {
     for (unsigned turn = 0; !try_enter(thread) && !try_pass(); turn++) {
         if (thread) {
             sleep_ns(20000);
@@ -59,7 +59,7 @@ static bool enter(uint32_t thread) {
     return true;
 }
 
-static void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
+void leave(void) { __atomic_fetch_sub(&live.answering, 1, __ATOMIC_SEQ_CST); }
 
 /// Round what lets a thread go on that sleeps in a fault, or is about to, until its return and those of the pages
 /// around are in the queue: it may be awake, and ask what there is to tell, before the fault thread is done.
@@ -237,13 +237,14 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
         uint32_t state = clive_state_of(w);
         bool was_present;
         note_tables(slot, 1);
-        if (state == CLIVE_BUSY && clive_frame_of(w) == frame) {
+        bool is_held = w & WORD_HELD && clive_frame_of(w) == frame;
+        if (state == CLIVE_BUSY && clive_frame_of(w) == frame && !is_held) {
             wait_turn(turn);
             continue;
         }
-        if (state == CLIVE_HOME || clive_frame_of(w) != frame) {
+        if (state == CLIVE_HOME || clive_frame_of(w) != frame || is_held) {
             if (owner_of(frame) != page) continue;
-            // Nobody's.
+            // Nobody's, or of the device that holds it.
             if (kind & FAULT_PROTECTED) protect_pages(arena_uffd(), slot, 1, false);
             else fill_with_zeros(arena_uffd(), slot, kind & FAULT_WRITE, &was_present);
             if (kind & FAULT_UNSURE) protect_pages(arena_uffd(), slot, 1, false);

@@ -72,6 +72,8 @@ int clive_start(void *arena, uint64_t arena_frames, const struct clive_options *
 void clive_before_fork(void) {
     close_gate();
     live.passed = live.refusals = 0;
+    // None is held from here on that was not before; that they are let go may be seen by the child in part.
+    live.held_at_fork = __atomic_load_n(&live.held, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.forking, 1, __ATOMIC_SEQ_CST);
 }
 
@@ -88,6 +90,7 @@ int clive_after_fork_in_child(void) {
     // Threads of the parent that stood at the gate are not here, and the one that keeps it has another number.
     __atomic_store_n(&live.answering, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.waking, 0, __ATOMIC_SEQ_CST);
+    __atomic_store_n(&live.held, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.forking, 0, __ATOMIC_SEQ_CST);
     __atomic_store_n(&live.gate, this_thread(), __ATOMIC_SEQ_CST);
     open_blocks();
@@ -102,7 +105,7 @@ int clive_after_fork_in_child(void) {
         // Who answers is there before anything can fault.
         if (!error) error = start_fault_thread();
         if (!error) error = register_everything();
-        if (!error && live.passed) mend_halfway();
+        if (!error && (live.passed || live.held_at_fork)) mend_halfway();
         if (!error) error = protect_everything();
     }
     open_gate();

@@ -48,6 +48,14 @@ extension LiveSpace: MigratingAddressSpace {
         frame.isLive ? 0 : machine.frames.generation(of: frame)
     }
 
+    public func hold(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
+        frame.isLive || clive_hold(page.raw, frame.raw)
+    }
+
+    public func letGo(_ page: PageNumber, _ frame: FrameNumber) {
+        if !frame.isLive { clive_let_go(page.raw, frame.raw) }
+    }
+
     public func noteDeviceFault(rounds: Int, entries: Int) {
         machine.statistics.noteDeviceFault(rounds: rounds, entries: entries)
     }

@@ -194,6 +194,13 @@ void clive_forget(uint64_t page, size_t count, uint32_t *_Nullable frames);
 /// words of `to` must be HOME, and its segments are made.
 int clive_relocate(uint64_t from, uint64_t to, size_t count);
 
+/// Owns a page that is AWAY in this frame, and leaves its slot to the caller: who misses the page at its address waits,
+/// whoever wants to move it too. False: the page is not there, nor comes back. A page of coherent memory, which all
+/// reach at once, is left as it is. Not for long, and no other page is to be waited for meanwhile.
+bool clive_hold(uint64_t page, uint32_t frame);
+/// The page is AWAY again, after clive_hold answered true.
+void clive_let_go(uint64_t page, uint32_t frame);
+
 // MARK: Returns: what mirrors have to be told
 
 enum {

@@ -213,11 +213,14 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
 
     /// The access through the translation that there is; nil if it does not suffice.
     func use<Result>(_ page: PageNumber, _ access: AccessKind, _ body: (Words) -> Result) -> Result? {
-        tlb.access(page, access, through: table) { entry in
+        tlb.access(page, access, through: table) { entry -> Result? in
             if entry.location == .ownDevice { memory?.noteUse(of: entry.frame) }
             space.announceAccess(to: page, access)
+            guard access == .atomic else { return body(window.words(of: entry.frame)) }
+            guard space.hold(page, entry.frame) else { return nil }
+            defer { space.letGo(page, entry.frame) }
             return body(window.words(of: entry.frame))
-        }
+        } ?? nil
     }
 
     /// The word at `address`. Errors: those of a device fault; EINVAL where no word lies, which is at multiples of 8.

@@ -49,11 +49,22 @@ public protocol DeviceAddressSpace: AnyObject, Sendable {
     /// Pages may change their place before mirrors hear of it: they are coherent all the same, but a translation may be
     /// found where another is to be stored.
     var tellsMirrorsLate: Bool { get }
+
+    /// Keeps CPUs from a page that a device reaches through `frame`, until `letGo`: round an atomic access, which no
+    /// CPU may come between. False: the page is not there any more, and the device has to ask for it again. The caller
+    /// waits for nothing meanwhile.
+    ///
+    /// In the model who wants the page waits for the callbacks of drivers and for the accesses of their devices, and
+    /// this does nothing. On live memory a CPU takes it without asking, unless it is held.
+    func hold(_ page: PageNumber, _ frame: FrameNumber) -> Bool
+    func letGo(_ page: PageNumber, _ frame: FrameNumber)
 }
 
 extension DeviceAddressSpace {
     public func deliverInvalidations() {}
     public var tellsMirrorsLate: Bool { false }
+    public func hold(_ page: PageNumber, _ frame: FrameNumber) -> Bool { true }
+    public func letGo(_ page: PageNumber, _ frame: FrameNumber) {}
 
     /// A device is about to read or write the bytes of `page`: called right before, by drivers that are to be explored.
     /// An explorer then tries the access before and after those of CPUs and other devices, which say the same. Costs a
