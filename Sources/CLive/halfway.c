@@ -27,7 +27,7 @@ static void finish_copy(const struct copy_under_way *copy) {
 }
 
 static void mend(uint64_t page, uint64_t *word) {
-    uint64_t w = clive_load(word);
+    uint64_t w = clive_load(word) & ~(uint64_t)WORD_HELD;
     if (clive_state_of(w) != CLIVE_BUSY) return;
     uint32_t frame = clive_frame_of(w);
     if (frame == 0 || w & CLIVE_COHERENT) {
@@ -37,7 +37,7 @@ static void mend(uint64_t page, uint64_t *word) {
         const uint64_t gone = WORD_HUGE | CLIVE_FRESH | WORD_COPIED;
         clive_store(word, (with_state(w, CLIVE_RETURNED) & ~gone) | WORD_UNDELIVERED);
     } else {
-        clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)(WORD_UNDELIVERED | WORD_HELD));
+        clive_store(word, with_state(w, CLIVE_AWAY) & ~(uint64_t)WORD_UNDELIVERED);
     }
 }
 

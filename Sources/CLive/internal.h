@@ -21,6 +21,8 @@ enum {
     WORD_HUGE = 1 << 10,
     /// BUSY, and owned by a device that uses the slot: see clive_hold.
     WORD_HELD = 1 << 12,
+    /// What pages that come home by one call have in common.
+    WORD_ALIKE = CLIVE_READONLY | CLIVE_FRESH,
 };
 
 enum {

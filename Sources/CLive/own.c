@@ -78,11 +78,6 @@ size_t own_block(struct step *step, size_t i, uint64_t bits) {
     return i + n;
 }
 
-enum {
-    /// What pages that come home by one call have in common.
-    ALIKE = CLIVE_READONLY | CLIVE_FRESH,
-};
-
 /// A page that came home already, and is owned: its slot is empty.
 static void settle_owned(struct step *step, size_t i, uint64_t w) {
     if (w & WORD_COPIED) drop_pages(slot_page(step->frames[i]), 1);
@@ -110,8 +105,8 @@ size_t own_away(struct step *step, size_t i) {
         }
         uint32_t frame = clive_frame_of(w);
         bool fits = i == first ? state == CLIVE_AWAY || state == CLIVE_RETURNED
-                               : state == CLIVE_AWAY && frame == step->frames[i - 1] + 1
-                                     && !((w ^ clive_load(&step->words[first])) & ALIKE) && modes[i] == modes[first];
+                               : state == CLIVE_AWAY && frame == step->frames[i - 1] + 1 && modes[i] == modes[first]
+                                     && !((w ^ clive_load(&step->words[first])) & WORD_ALIKE);
         if (!fits) break;
         if (!exchange_inside(&step->words[i], w, with_state(w, CLIVE_BUSY))) continue;
         step->frames[i] = frame;
@@ -133,7 +128,7 @@ size_t own_away_block(struct step *step, size_t i) {
     size_t n = 0, most = clive_state_of(expected) == CLIVE_AWAY ? step->n - i : 0;
     for (; n < most; n++, expected += 1ull << CLIVE_FRAME_SHIFT) {
         uint64_t w = __atomic_load_n(&words[n], __ATOMIC_RELAXED);
-        if ((w ^ expected) & (CLIVE_STATE | ALIKE | CLIVE_FRAME_MASK)) break;
+        if ((w ^ expected) & (CLIVE_STATE | WORD_ALIKE | CLIVE_FRAME_MASK)) break;
         __atomic_store_n(&words[n], with_state(w, CLIVE_BUSY), __ATOMIC_RELAXED);
     }
     open_block(step->page);

@@ -108,7 +108,7 @@ static uint64_t own_neighbours(uint64_t page, uint64_t w, uint64_t limit, int st
     while (page != limit) {
         uint64_t next = clive_load(word += step);
         bool fits = clive_state_of(next) == CLIVE_AWAY && clive_frame_of(next) == (frame += (uint32_t)step)
-            && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & (CLIVE_READONLY | CLIVE_FRESH));
+            && !(next & CLIVE_EXCLUSIVE) && !((next ^ w) & WORD_ALIKE);
         if (!fits || mode_byte(page + (uint64_t)(int64_t)step) != mode) break;
         if (!exchange_inside(word, next, with_state(next, CLIVE_BUSY))) break;
         page += (uint64_t)(int64_t)step;
@@ -163,7 +163,7 @@ static void bring_around(uint64_t page, uint64_t block, uint64_t end, int uffd, 
 static bool answer_away(uint64_t page, uint64_t *word, uint64_t w, int uffd, unsigned kind) {
     uint64_t around = __atomic_load_n(&live.fault_around, __ATOMIC_RELAXED);
     // A huge page comes home whole: faster than a part of it, and it stays huge.
-    if (w & WORD_HUGE && around > 1) around = 512;
+    if (w & WORD_HUGE && around > 1) around = BLOCK_PAGES;
     uint64_t block = page & ~(around - 1), end = block + around, first = page, last = page;
     bool alone = around <= 1 || w & CLIVE_EXCLUSIVE;
     if (!alone) {
@@ -237,12 +237,12 @@ static enum answer answer_slot(uint32_t frame, unsigned kind) {
         uint32_t state = clive_state_of(w);
         bool was_present;
         note_tables(slot, 1);
-        bool is_held = w & WORD_HELD && clive_frame_of(w) == frame;
-        if (state == CLIVE_BUSY && clive_frame_of(w) == frame && !is_held) {
+        bool is_this = clive_frame_of(w) == frame;
+        if (is_this && state == CLIVE_BUSY && !(w & WORD_HELD)) {
             wait_turn(turn);
             continue;
         }
-        if (state == CLIVE_HOME || clive_frame_of(w) != frame || is_held) {
+        if (!is_this || state == CLIVE_HOME || w & WORD_HELD) {
             if (owner_of(frame) != page) continue;
             // Nobody's, or of the device that holds it.
             if (kind & FAULT_PROTECTED) protect_pages(arena_uffd(), slot, 1, false);

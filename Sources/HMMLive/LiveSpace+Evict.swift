@@ -136,7 +136,6 @@ extension LiveSpace: ForeignAddressSpace {
 
     /// The page is counted to no device any more, and the frame is free. False: it was not counted to this one.
     func dropCount(_ page: PageNumber, _ frame: FrameNumber) -> Bool {
-        guard clive_word(page.raw) != nil else { return false }
         while true {
             let word = LiveWord.load(page)
             guard word.isCoherent, word.frame == frame else { return false }

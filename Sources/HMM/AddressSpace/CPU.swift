@@ -116,7 +116,7 @@ public final class CPU: @unchecked Sendable {
     /// before: the page's bytes, the flushes of this CPU, and the entries that a walk ends at.
     @inline(__always)
     private func announce(_ page: PageNumber, _ access: AccessKind) {
-        schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
+        page.announceAccess(access)
         if Seam.isWatching { announceWalk(page) }
     }
 
@@ -181,5 +181,13 @@ public final class CPU: @unchecked Sendable {
         return slot.pointee.compareExchange(
             expected: entry.raw, desired: wanted.raw, ordering: .acquiringAndReleasing
         ).exchanged
+    }
+}
+
+extension PageNumber {
+    /// A CPU or a device is about to read or write the page's bytes, which are one object for all of them.
+    @inline(__always)
+    func announceAccess(_ access: AccessKind) {
+        schedulingPoint(access == .read ? .load : .update, on: UInt(raw))
     }
 }

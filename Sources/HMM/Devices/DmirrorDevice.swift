@@ -51,9 +51,7 @@ public final class DmirrorDevice: @unchecked Sendable {
         machine: Machine, name: String, kind: Kind, index: Int, capacityBytes: UInt64? = nil,
         warts: DmirrorWarts? = nil
     ) throws(HMMError) {
-        guard let owner = UInt32(exactly: index), owner < .max else {
-            throw HMMError(.invalidArgument, "the index of a device is from 0 to 4294967294")
-        }
+        let owner = try NotifierOwner.deviceNumber(ofIndex: index)
         self.machine = machine
         self.name = name
         self.index = index

@@ -51,15 +51,12 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         placement: PlacementPolicy = .never, policy: DeviceFaultPolicy = .init(),
         mirror: MirrorConfiguration = .init(), coalescing: FaultCoalescing = .init()
     ) throws(HMMError) -> SoftwareDevice {
-        // The last one is that of memory that is no device's.
-        guard let index = UInt32(exactly: index), index < .max else {
-            throw HMMError(.invalidArgument, "the index of a device is from 0 to 4294967294")
-        }
+        let number = try NotifierOwner.deviceNumber(ofIndex: index)
         guard memory.map({ $0.sizeBytes >= 0 }) ?? true else {
             throw HMMError(.invalidArgument, "a device has no less than no memory")
         }
         let device = SoftwareDevice(
-            space, index: index, memory: memory, placement: placement, policy: policy, mirror: mirror)
+            space, number: number, memory: memory, placement: placement, policy: policy, mirror: mirror)
         device.queue = FaultQueue(device, coalescing)
         device.interval = try space.notifiers.insert(device, over: PageNumber(0)..<Geometry.endPage)
         device.attached = device
@@ -69,7 +66,7 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
     }
 
     private init(
-        _ space: any MigratingAddressSpace, index: UInt32, memory: SoftwareDeviceMemory?, placement: PlacementPolicy,
+        _ space: any MigratingAddressSpace, number: UInt32, memory: SoftwareDeviceMemory?, placement: PlacementPolicy,
         policy: DeviceFaultPolicy, mirror: MirrorConfiguration
     ) {
         self.space = space
@@ -77,9 +74,9 @@ public final class SoftwareDevice: IntervalNotifierClient, FaultQueueDelegate, @
         machine = memory?.machine
         self.memory = memory.map {
             DeviceMemory(
-                kind: $0.kind, owner: index, limitBytes: $0.sizeBytes, frames: $0.machine.frames)
+                kind: $0.kind, owner: number, limitBytes: $0.sizeBytes, frames: $0.machine.frames)
         }
-        owner = NotifierOwner(device: index, mirror: 1)
+        owner = NotifierOwner(device: number, mirror: 1)
         var policy = policy
         policy.owner = owner
         self.policy = policy

@@ -33,6 +33,14 @@ public struct NotifierOwner: Hashable, Sendable {
         self.device = device
         self.mirror = mirror
     }
+
+    /// The number of the device with this index. The last number is that of memory that is no device's.
+    static func deviceNumber(ofIndex index: Int) throws(HMMError) -> UInt32 {
+        guard let number = UInt32(exactly: index), number < .max else {
+            throw HMMError(.invalidArgument, "the index of a device is from 0 to 4294967294")
+        }
+        return number
+    }
 }
 
 /// One invalidation: what happens to which pages, and for whom.

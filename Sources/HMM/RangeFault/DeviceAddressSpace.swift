@@ -70,9 +70,7 @@ extension DeviceAddressSpace {
     /// An explorer then tries the access before and after those of CPUs and other devices, which say the same. Costs a
     /// branch otherwise.
     @inline(__always)
-    public func announceAccess(to page: PageNumber, _ access: AccessKind) {
-        schedulingPoint(access == .read ? .load : .update, on: UInt(page.raw))
-    }
+    public func announceAccess(to page: PageNumber, _ access: AccessKind) { page.announceAccess(access) }
 }
 
 /// A mapping as drivers see it.
